@@ -1,0 +1,142 @@
+"""What a task is, how it may change, where it lives, and how others hear of it.
+
+This is the door; the rest of the package is behind it::
+
+    async with open_storage(url) as storage:
+        await storage.writer.submit(Create(task_id="T-7"))
+        task = await storage.reader.task("T-7")
+        async for update in storage.watch("T-7", after_seq=0): ...
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from storage.commands import AddEvent, Cancel, Command, Complete, Create, Delete, Fail, Report, UpdateProgress
+from storage.database import open_engine, translated
+from storage.errors import (
+    BadInput,
+    IdempotencyConflict,
+    Refusal,
+    StartupError,
+    TaskAlreadyExists,
+    TaskFinished,
+    TaskNotFound,
+    TooLarge,
+    Unavailable,
+)
+from storage.feed import Feed
+from storage.keys import Key, Keys, Permission
+from storage.migrate import current, head, migrate
+from storage.reader import LogPage, Reader, TaskPage, cursor, history_range
+from storage.task import Event, EventType, Status, Task, Update, UpdateType
+from storage.watch import watch
+from storage.writer import Writer
+
+__all__ = [
+    "AddEvent",
+    "BadInput",
+    "Cancel",
+    "Command",
+    "Complete",
+    "Create",
+    "Delete",
+    "Event",
+    "EventType",
+    "Fail",
+    "IdempotencyConflict",
+    "Key",
+    "Keys",
+    "LogPage",
+    "Permission",
+    "Refusal",
+    "Report",
+    "StartupError",
+    "Status",
+    "Storage",
+    "Task",
+    "TaskAlreadyExists",
+    "TaskFinished",
+    "TaskNotFound",
+    "TaskPage",
+    "TooLarge",
+    "Unavailable",
+    "Update",
+    "UpdateProgress",
+    "UpdateType",
+    "cursor",
+    "history_range",
+    "open_storage",
+]
+
+CONNECTIONS_MAX: Final = 10
+GROUP_COMMANDS_MAX: Final = 512
+WAITING_COMMANDS_MAX: Final = 10_000
+POOL_WAIT_S: Final = 5.0
+STATEMENT_TIMEOUT_MS: Final = 10_000
+LOCK_TIMEOUT_MS: Final = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """One database, opened: who writes, who reads, who hears, and who has keys."""
+
+    engine: AsyncEngine
+    feed: Feed
+    writer: Writer
+    reader: Reader
+    keys: Keys
+
+    def watch(self, task_id: str, after_seq: int | None = None) -> AsyncGenerator[Update, None]:
+        """What a subscriber of a task sees; close it with ``aclosing``."""
+        return watch(self.feed, self.reader, task_id, after_seq)
+
+    async def check(self) -> dict[str, bool]:
+        """Whether each thing that is needed to work is there."""
+        try:
+            with translated():
+                revision = await current(self.engine)
+        except Unavailable:
+            return {"database": False, "migrations": False, "writer": self.writer.alive}
+        return {"database": True, "migrations": revision == head(), "writer": self.writer.alive}
+
+
+@asynccontextmanager
+async def open_storage(
+    url: str,
+    *,
+    upgrade: bool = True,
+    connections_max: int = CONNECTIONS_MAX,
+    group_commands_max: int = GROUP_COMMANDS_MAX,
+    waiting_commands_max: int = WAITING_COMMANDS_MAX,
+    pool_wait_s: float = POOL_WAIT_S,
+    statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
+    lock_timeout_ms: int = LOCK_TIMEOUT_MS,
+) -> AsyncIterator[Storage]:
+    """Open a database, bring its schema up to date, and work until the block ends; accepted changes are finished
+    first.
+    """
+    engine = open_engine(
+        url,
+        connections_max=connections_max,
+        pool_wait_s=pool_wait_s,
+        statement_timeout_ms=statement_timeout_ms,
+        lock_timeout_ms=lock_timeout_ms,
+    )
+    try:
+        if upgrade:
+            await migrate(engine)
+        feed = Feed()
+        writer = Writer(engine, feed, group_commands_max=group_commands_max, waiting_commands_max=waiting_commands_max)
+        storage = Storage(engine, feed, writer, Reader(engine), Keys(engine))
+        try:
+            yield storage
+        finally:
+            await storage.writer.close()
+            await storage.reader.close()
+            await storage.keys.close()
+    finally:
+        await engine.dispose()

@@ -1,0 +1,85 @@
+"""Lookups that travel together: those made in the same turn of the event loop become one query.
+
+The query runs in a task of its own, so a caller who goes away disturbs neither the others nor the connection.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from typing import Final, Generic, TypeVar
+
+from storage.errors import Unavailable
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+# Keys that one query may look up.
+BATCH_KEYS_MAX: Final = 1_000
+# Batches of one kind that may be under way; meanwhile the next one gathers.
+BATCHES_UNDER_WAY_MAX: Final = 4
+# Distinct keys that may wait; beyond it a lookup is refused at once.
+WAITING_KEYS_MAX: Final = 50_000
+
+
+class Batches(Generic[K, V]):
+    """Gathers keys, loads them together, and gives each caller the value of its own key."""
+
+    def __init__(self, load: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]]) -> None:
+        self._load = load
+        self._waiting: dict[K, list[asyncio.Future[V | None]]] = {}
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._due = False
+
+    async def get(self, key: K) -> V | None:
+        """The value of a key, or None when the load found none."""
+        futures = self._waiting.get(key)
+        if futures is None:
+            if len(self._waiting) >= WAITING_KEYS_MAX:
+                raise Unavailable("Too many lookups are waiting for the database; try again.")
+            futures = self._waiting[key] = []
+        future: asyncio.Future[V | None] = asyncio.get_running_loop().create_future()
+        futures.append(future)
+        self._schedule()
+        return await future
+
+    async def close(self) -> None:
+        """Wait for the batches that are under way."""
+        while self._under_way:
+            await asyncio.wait(self._under_way)
+
+    def _schedule(self) -> None:
+        if not self._due and len(self._under_way) < BATCHES_UNDER_WAY_MAX:
+            self._due = True
+            # Everyone who asks in this turn of the loop gets onto the batch.
+            asyncio.get_running_loop().call_soon(self._start)
+
+    def _start(self) -> None:
+        self._due = False
+        keys = list(self._waiting)[:BATCH_KEYS_MAX]
+        if not keys:
+            return
+        batch = {key: self._waiting.pop(key) for key in keys}
+        task = asyncio.create_task(self._answer(batch))
+        self._under_way.add(task)
+        task.add_done_callback(self._ended)
+        if self._waiting:
+            self._schedule()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        if self._waiting:
+            self._schedule()
+
+    async def _answer(self, batch: dict[K, list[asyncio.Future[V | None]]]) -> None:
+        try:
+            values = await self._load(list(batch))
+        except BaseException as error:  # noqa: BLE001 - it belongs to those who asked
+            for futures in batch.values():
+                for future in futures:
+                    if not future.done():
+                        future.set_exception(error)
+            return
+        for key, futures in batch.items():
+            value = values.get(key)
+            for future in futures:
+                if not future.done():
+                    future.set_result(value)

@@ -1,0 +1,106 @@
+"""The pool of connections, and what the driver's errors mean. Nothing of the driver's words goes further than here."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import asyncpg
+import orjson
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from storage.errors import StartupError, Unavailable
+
+CONNECT_TIMEOUT_S: Final = 5
+# PostgreSQL's own words for "not now": connection failures (08), resources (53), limits of time and locks (55, 57), and
+# what a restart or a failover does to a transaction (40, and 25006: the server became read-only).
+_PASSING_STATES: Final = ("08", "40", "53", "55", "57", "25006")
+_CONNECTION_STATES: Final = ("08", "57P", "25006")
+
+
+def open_engine(
+    url: str, *, connections_max: int, pool_wait_s: float, statement_timeout_ms: int, lock_timeout_ms: int
+) -> AsyncEngine:
+    """A pool for a PostgreSQL URL. Connections are made when first needed."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise StartupError(
+            "SPECTRAL_DATABASE_URL is not a URL; expected postgresql://user:password@host/name."
+        ) from None
+    if parsed.get_backend_name() not in ("postgres", "postgresql"):
+        raise StartupError(f"SPECTRAL_DATABASE_URL must name a PostgreSQL, got {parsed.drivername!r}.")
+    query = dict(parsed.query)
+    if "sslmode" in query:
+        # What libpq's URLs call sslmode, asyncpg calls ssl.
+        query["ssl"] = query.pop("sslmode")
+    return create_async_engine(
+        parsed.set(drivername="postgresql+asyncpg", query=query),
+        pool_size=connections_max,
+        max_overflow=0,
+        pool_timeout=pool_wait_s,
+        json_serializer=lambda value: orjson.dumps(value).decode(),
+        json_deserializer=orjson.loads,
+        connect_args={
+            "timeout": CONNECT_TIMEOUT_S,
+            # The server ends a statement by itself; this is for a server that no longer answers.
+            "command_timeout": statement_timeout_ms / 1000 + 5,
+            "server_settings": {
+                "application_name": "spectral-notify",
+                # An acknowledged change is on disk, whatever the server's default is.
+                "synchronous_commit": "on",
+                "statement_timeout": str(statement_timeout_ms),
+                "lock_timeout": str(lock_timeout_ms),
+                "idle_in_transaction_session_timeout": "60000",
+                "timezone": "UTC",
+                # Statements here take microseconds; compiling one takes milliseconds.
+                "jit": "off",
+            },
+        },
+    )
+
+
+def sqlstate(error: BaseException) -> str:
+    """The five characters with which PostgreSQL names an error; empty for what did not come from it."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return str(getattr(original, "sqlstate", None) or "")
+
+
+def is_connection_failure(error: BaseException) -> bool:
+    """Whether the connection, and with it any open transaction, is gone or never was."""
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    if sqlstate(error):
+        return sqlstate(error).startswith(_CONNECTION_STATES) and sqlstate(error) != "57014"
+    return isinstance(error, OSError | TimeoutError | PoolTimeoutError | InterfaceError | asyncpg.InterfaceError)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same statement may succeed later."""
+    return is_connection_failure(error) or sqlstate(error).startswith(_PASSING_STATES)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn a failure that may pass into Unavailable; let every other error through."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        raise
+    except Exception as error:
+        if is_passing(error):
+            raise Unavailable("The database did not answer in time; try again.") from error
+        raise
+
+
+def explain(error: BaseException) -> str | None:
+    """Why a database cannot be used at start, in words for the person who starts the program; None when unknown."""
+    if isinstance(error, TimeoutError):
+        return f"it did not answer within {CONNECT_TIMEOUT_S} s"
+    if isinstance(error, OSError | OperationalError | InterfaceError | DBAPIError | asyncpg.PostgresError):
+        original = error.orig if isinstance(error, DBAPIError) else error
+        return str(original).strip().splitlines()[0] if str(original).strip() else type(original).__name__
+    return None

@@ -1,0 +1,111 @@
+"""What can go wrong with a task, as one tree; each refusal has a stable code.
+
+::
+
+    Refusal
+    ├── BadInput              BAD_USER_INPUT        a value that no task could take
+    ├── TooLarge              TOO_LARGE             a value over a named bound
+    ├── TaskNotFound          TASK_NOT_FOUND
+    ├── TaskAlreadyExists     TASK_ALREADY_EXISTS
+    ├── TaskFinished          TASK_FINISHED         with the status it has
+    ├── IdempotencyConflict   IDEMPOTENCY_CONFLICT
+    └── Unavailable           UNAVAILABLE           the database or a queue; says whether a retry helps
+    StartupError              the program cannot start, and says why
+
+A refusal concerns one command or one lookup and changes nothing. Its message says what was expected and what was got;
+its facts are attributes, and ``extensions`` are the facts a client may read.
+"""
+
+from typing import Any, ClassVar
+
+
+class Refusal(Exception):
+    """The request was understood and refused; nothing was changed by it."""
+
+    code: ClassVar[str]
+
+    @property
+    def extensions(self) -> dict[str, Any]:
+        """The facts a client can act on, beside the code."""
+        return {}
+
+
+class BadInput(Refusal):
+    """A value that no task could take."""
+
+    code = "BAD_USER_INPUT"
+
+
+class TooLarge(Refusal):
+    """A value over a named bound."""
+
+    code = "TOO_LARGE"
+
+
+class TaskNotFound(Refusal):
+    """There is no task with this ID: it was never created, or it was deleted."""
+
+    code = "TASK_NOT_FOUND"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f'There is no task "{task_id}".')
+        self.task_id = task_id
+
+
+class TaskAlreadyExists(Refusal):
+    """A task with this ID exists, so it cannot be created."""
+
+    code = "TASK_ALREADY_EXISTS"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f'Task "{task_id}" exists already.')
+        self.task_id = task_id
+
+
+class TaskFinished(Refusal):
+    """The task has a final status, which nothing but a deletion leaves."""
+
+    code = "TASK_FINISHED"
+
+    def __init__(self, task_id: str, status: str, wanted: str) -> None:
+        super().__init__(f'Task "{task_id}" is {status} and can no longer {wanted}.')
+        self.task_id = task_id
+        self.status = status
+
+    @property
+    def extensions(self) -> dict[str, Any]:
+        """The status that the task has."""
+        return {"status": self.status}
+
+
+class IdempotencyConflict(Refusal):
+    """The idempotency key was used on this task before, with another operation or other arguments."""
+
+    code = "IDEMPOTENCY_CONFLICT"
+
+    def __init__(self, task_id: str, idempotency_key: str) -> None:
+        super().__init__(
+            f'The idempotency key "{idempotency_key}" was used on task "{task_id}" before, '
+            "with another operation or other arguments."
+        )
+        self.task_id = task_id
+        self.idempotency_key = idempotency_key
+
+
+class Unavailable(Refusal):
+    """The database, or a place in a queue for it, could not be had in time."""
+
+    code = "UNAVAILABLE"
+
+    def __init__(self, message: str, *, retryable: bool = True) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+    @property
+    def extensions(self) -> dict[str, Any]:
+        """Whether the same request may succeed later."""
+        return {"retryable": self.retryable}
+
+
+class StartupError(Exception):
+    """The program cannot start; the message says why and what to do, and is all that a person sees of it."""

@@ -1,0 +1,169 @@
+"""API keys: random, shown once, kept as a hash, found by their public half, compared in constant time.
+
+A key reads ``spn_<id>_<secret>``. What a process knows of a key it believes for a few seconds; so a revoked key stops
+working within ``BELIEVED_S`` everywhere, and a flood of requests costs one lookup per key.
+"""
+
+import hmac
+import re
+import secrets
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from hashlib import sha256
+from typing import Final
+
+from sqlalchemy import ARRAY, Text, any_, bindparam, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from storage.batches import Batches
+from storage.database import translated
+from storage.errors import BadInput
+from storage.limits import check_name
+from storage.tables import api_keys
+
+BELIEVED_S: Final = 5.0
+# Keys that a process remembers; beyond it the oldest is forgotten and looked up again.
+REMEMBERED_KEYS_MAX: Final = 10_000
+KEY_NAME_CHARACTERS_MAX: Final = 100
+_KEY: Final = re.compile(r"spn_([0-9a-f]{16})_([0-9A-Za-z_-]{43})")
+
+
+class Permission(StrEnum):
+    """What a caller may do."""
+
+    READ = "READ"
+    REPORT = "REPORT"
+    CREATE = "CREATE"
+    LIST = "LIST"
+    DELETE = "DELETE"
+    # All of the others, and what is for administrators alone.
+    ADMIN = "ADMIN"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key, without the secret that nobody has but its holder."""
+
+    key_id: str
+    name: str
+    secret_hash: bytes
+    permissions: frozenset[Permission]
+    created_at: datetime
+    # Since when the key opens nothing; None while it does.
+    revoked_at: datetime | None
+
+
+class Keys:
+    """Makes, finds and revokes API keys."""
+
+    def __init__(self, engine: AsyncEngine, clock: Callable[[], float] = time.monotonic) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._lookups = Batches(self._load)
+        # In order of age, oldest first: what was looked up, and until when it is believed.
+        self._remembered: dict[str, tuple[float, Key | None]] = {}
+
+    async def create(self, name: str, permissions: Collection[Permission]) -> str:
+        """Make a key and return it: this is the only time that anyone sees it."""
+        check_name("The name of a key", name, KEY_NAME_CHARACTERS_MAX)
+        if not permissions:
+            raise BadInput("A key must have at least one permission.")
+        key_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
+        row = {
+            "key_id": key_id,
+            "name": name,
+            "secret_hash": sha256(secret.encode()).digest(),
+            "permissions": sorted(permissions),
+            "created_at": datetime.now(UTC),
+        }
+        with translated():
+            try:
+                async with self._engine.begin() as connection:
+                    await connection.execute(insert(api_keys).values(row))
+            except IntegrityError:
+                raise BadInput(
+                    f'There is a key named "{name}" already; revoke it first, or choose another name.'
+                ) from None
+        return f"spn_{key_id}_{secret}"
+
+    async def list(self) -> Sequence[Key]:
+        """All keys, the revoked ones too, oldest first."""
+        with translated():
+            async with self._engine.connect() as connection:
+                rows = await connection.execute(select(*_COLUMNS).order_by(api_keys.c.created_at, api_keys.c.key_id))
+                return [_key(*row) for row in rows]
+
+    async def revoke(self, name: str) -> None:
+        """Make a key open nothing any more; every process notices within ``BELIEVED_S`` seconds."""
+        with translated():
+            async with self._engine.begin() as connection:
+                revoked = await connection.execute(
+                    update(api_keys)
+                    .where(api_keys.c.name == name, api_keys.c.revoked_at.is_(None))
+                    .values(revoked_at=datetime.now(UTC))
+                    .returning(api_keys.c.key_id)
+                )
+                if not revoked.all():
+                    raise BadInput(f'There is no key named "{name}" that could be revoked.')
+
+    async def find(self, text: str) -> Key | None:
+        """The key that this text is, or None when it is none or no longer one."""
+        match = _KEY.fullmatch(text)
+        if match is None:
+            return None
+        key_id, secret = match.groups()
+        key = await self._recall(key_id)
+        secret_hash = sha256(secret.encode()).digest()
+        if key is None or not hmac.compare_digest(secret_hash, key.secret_hash) or key.revoked_at is not None:
+            return None
+        return key
+
+    async def _recall(self, key_id: str) -> Key | None:
+        now = self._clock()
+        believed_until, key = self._remembered.get(key_id, (now, None))
+        if now < believed_until:
+            return key
+        key = await self._lookups.get(key_id)
+        self._remembered.pop(key_id, None)
+        while len(self._remembered) >= REMEMBERED_KEYS_MAX:
+            del self._remembered[next(iter(self._remembered))]
+        self._remembered[key_id] = (now + BELIEVED_S, key)
+        return key
+
+    async def _load(self, key_ids: Sequence[str]) -> dict[str, Key]:
+        with translated():
+            async with self._engine.connect() as connection:
+                rows = await connection.execute(_BY_ID, {"key_ids": list(key_ids)})
+                return {row.key_id: _key(*row) for row in rows}
+
+    async def close(self) -> None:
+        """Wait for what is under way."""
+        await self._lookups.close()
+
+
+_COLUMNS: Final = (
+    api_keys.c.key_id,
+    api_keys.c.name,
+    api_keys.c.secret_hash,
+    api_keys.c.permissions,
+    api_keys.c.created_at,
+    api_keys.c.revoked_at,
+)
+_BY_ID: Final = select(*_COLUMNS).where(api_keys.c.key_id == any_(bindparam("key_ids", type_=ARRAY(Text))))
+
+
+def _key(
+    key_id: str,
+    name: str,
+    secret_hash: bytes,
+    permissions: Sequence[str],
+    created_at: datetime,
+    revoked_at: datetime | None,
+) -> Key:
+    # A permission that this version does not know yet is not a permission here.
+    known = frozenset(Permission(word) for word in permissions if word in Permission.__members__)
+    return Key(key_id, name, secret_hash, known, created_at, revoked_at)

@@ -1,0 +1,75 @@
+"""Bring a database's schema up to the program's: Alembic, under an advisory lock, so that many processes may start at
+once.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from storage.database import explain
+from storage.errors import StartupError
+
+# Any number will do, so long as every version of the program takes the same.
+_MIGRATION_LOCK: Final = 7_305_806_316
+# The first process may have a large table to rebuild while the others wait for it.
+_MIGRATION_WAIT_MS: Final = 600_000
+
+
+def config(connection: Connection | None = None) -> Config:
+    """Alembic's configuration, without a file."""
+    result = Config()
+    result.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    result.set_main_option("path_separator", "os")
+    result.attributes["connection"] = connection
+    return result
+
+
+def head() -> str:
+    """The revision that this program works with."""
+    revision = ScriptDirectory.from_config(config()).get_current_head()
+    assert revision is not None
+    return revision
+
+
+async def migrate(engine: AsyncEngine) -> tuple[str | None, str]:
+    """Upgrade the schema; return the revision before (None: an empty database) and after."""
+    try:
+        async with engine.connect() as connection:
+            return await connection.run_sync(_migrate)
+    except StartupError:
+        raise
+    except Exception as error:
+        reason = explain(error)
+        if reason is None:
+            raise
+        raise StartupError(f"The database cannot be used: {reason}. Check SPECTRAL_DATABASE_URL.") from error
+
+
+async def current(engine: AsyncEngine) -> str | None:
+    """The revision that the database is at."""
+    async with engine.connect() as connection:
+        return await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
+
+
+def _migrate(connection: Connection) -> tuple[str | None, str]:
+    with connection.begin():
+        connection.execute(text(f"SET LOCAL lock_timeout = {_MIGRATION_WAIT_MS}"))
+        connection.execute(text(f"SET LOCAL statement_timeout = {_MIGRATION_WAIT_MS}"))
+        # Held until the transaction ends, so it is given back whatever happens to this process.
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
+        before = MigrationContext.configure(connection).get_current_revision()
+        known = {script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()}
+        if before is not None and before not in known:
+            raise StartupError(
+                f"The database's schema ({before}) is newer than this program (which knows {head()} as the latest). "
+                "Install the newer spectral-notify, or name another database."
+            )
+        if before != head():
+            command.upgrade(config(connection), "head")
+        return before, head()

@@ -1,0 +1,145 @@
+"""The tables, and the invariants that no bug may break.
+
+``task_id`` is part of every key, so that both tables can be spread over machines by it. Events carry no foreign key to
+their task: the writer adds and removes both under the task's row lock, and a foreign key would lock that row once
+more for each event.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from storage.task import Event, EventType, Status, Task
+
+schema = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "ix": "%(table_name)s_%(column_0_N_name)s",
+        "ck": "%(table_name)s_%(constraint_name)s",
+    }
+)
+
+# Byte order: the same on every machine, and no operating system update can reorder an index.
+_Name = Text(collation="C")
+_Time = DateTime(timezone=True)
+
+tasks = Table(
+    "tasks",
+    schema,
+    Column("task_id", _Name, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("progress", Integer, nullable=False),
+    Column("metadata", JSONB(none_as_null=True)),
+    Column("seq", BigInteger, nullable=False),
+    Column("created_by", Text),
+    Column("created_at", _Time, nullable=False),
+    Column("updated_at", _Time, nullable=False),
+    Column("started_at", _Time),
+    Column("completed_at", _Time),
+    Column("failed_at", _Time),
+    Column("canceled_at", _Time),
+    PrimaryKeyConstraint("task_id"),
+    CheckConstraint("status IN ('PENDING', 'IN_PROGRESS', 'SUCCESS', 'FAILED', 'CANCELED')", name="status"),
+    CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
+    CheckConstraint("seq >= 1", name="seq"),
+    CheckConstraint("updated_at >= created_at", name="updated_at"),
+    # Each final status has its own time and no other; work in progress has started.
+    CheckConstraint("(status = 'SUCCESS') = (completed_at IS NOT NULL)", name="completed_at"),
+    CheckConstraint("(status = 'FAILED') = (failed_at IS NOT NULL)", name="failed_at"),
+    CheckConstraint("(status = 'CANCELED') = (canceled_at IS NOT NULL)", name="canceled_at"),
+    CheckConstraint("status <> 'IN_PROGRESS' OR started_at IS NOT NULL", name="started_at"),
+    # The list, newest first, whole and by status. Neither holds what a report changes, except a change of status.
+    Index(None, "created_at", "task_id"),
+    Index(None, "status", "created_at", "task_id"),
+    # Room on each page for the new versions of its rows, so that an update touches no index.
+    postgresql_with={"fillfactor": "70"},
+)
+
+task_events = Table(
+    "task_events",
+    schema,
+    Column("task_id", _Name, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("event_type", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("progress", Integer),
+    Column("metadata", JSONB(none_as_null=True)),
+    Column("timestamp", _Time, nullable=False),
+    # The key that a client gave with the report, and what it stood for.
+    Column("idempotency_key", _Name),
+    Column("fingerprint", LargeBinary),
+    PrimaryKeyConstraint("task_id", "seq"),
+    CheckConstraint("seq >= 1", name="seq"),
+    CheckConstraint("event_type IN ('LOG', 'PROGRESS', 'ERROR', 'SUCCESS')", name="event_type"),
+    CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
+    CheckConstraint("(idempotency_key IS NULL) = (fingerprint IS NULL)", name="fingerprint"),
+    Index(
+        None,
+        "task_id",
+        "idempotency_key",
+        unique=True,
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+    ),
+)
+
+api_keys = Table(
+    "api_keys",
+    schema,
+    # The public half of a key, by which it is found.
+    Column("key_id", _Name, nullable=False),
+    Column("name", Text, nullable=False),
+    # SHA-256 of the secret half. The secret is 256 random bits: nothing slower is needed to keep it.
+    Column("secret_hash", LargeBinary, nullable=False),
+    Column("permissions", ARRAY(Text), nullable=False),
+    Column("created_at", _Time, nullable=False),
+    # A revoked key stays, so that it can be seen that it was there; its name is free again.
+    Column("revoked_at", _Time),
+    PrimaryKeyConstraint("key_id"),
+    Index(None, "name", unique=True, postgresql_where=text("revoked_at IS NULL")),
+)
+
+
+def task_of(row: Sequence[Any]) -> Task:
+    """The task that a row of ``tasks`` is."""
+    task_id, status, progress, metadata, seq, created_by, *times = row
+    created_at, updated_at, started_at, completed_at, failed_at, canceled_at = times
+    return Task(
+        task_id,
+        Status(status),
+        progress,
+        metadata,
+        seq,
+        created_by,
+        created_at,
+        updated_at,
+        started_at,
+        completed_at,
+        failed_at,
+        canceled_at,
+        last_event=None,
+    )
+
+
+# The columns of `task_events` that are the event itself.
+event_columns = [task_events.c[name] for name in Event.__slots__]
+
+
+def event_of(row: Sequence[Any]) -> Event:
+    """The event that a row of ``event_columns`` is."""
+    task_id, seq, event_type, message, progress, metadata, timestamp = row
+    return Event(task_id, seq, EventType(event_type), message, progress, metadata, timestamp)

@@ -1,0 +1,126 @@
+"""What a task is: frozen values, made by the rules and read from the log.
+
+A task is the fold of its events. ``Task.seq`` is the number of its latest event, and the numbers of one task's events
+are 1, 2, 3 … without a gap, so whoever holds events up to some number knows whether anything is missing.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class Status(StrEnum):
+    """Where a task is in its life."""
+
+    # Created, and nobody has reported progress. The first progress moves it on; it may also end from here.
+    PENDING = "PENDING"
+    # Somebody reported progress. It stays so until it ends.
+    IN_PROGRESS = "IN_PROGRESS"
+    # Final, by `complete`.
+    SUCCESS = "SUCCESS"
+    # Final, by `fail`; the error is the message of its last event.
+    FAILED = "FAILED"
+    # Final, by `cancel`.
+    CANCELED = "CANCELED"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing but a deletion can follow."""
+        return self in FINAL
+
+
+FINAL = frozenset({Status.SUCCESS, Status.FAILED, Status.CANCELED})
+
+
+class EventType(StrEnum):
+    """What an event says about the work."""
+
+    LOG = "LOG"
+    PROGRESS = "PROGRESS"
+    ERROR = "ERROR"
+    SUCCESS = "SUCCESS"
+
+
+class UpdateType(StrEnum):
+    """What happened last in an update."""
+
+    SNAPSHOT = "SNAPSHOT"
+    EVENT = "EVENT"
+    PROGRESS = "PROGRESS"
+    COMPLETE = "COMPLETE"
+    FAIL = "FAIL"
+    CANCEL = "CANCEL"
+    DELETE = "DELETE"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of a task's log. It never changes."""
+
+    task_id: str
+    seq: int
+    event_type: EventType
+    message: str
+    progress: int | None
+    metadata: Any
+    timestamp: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task as it was when its latest event was number ``seq``."""
+
+    task_id: str
+    status: Status
+    progress: int
+    metadata: Any
+    seq: int
+    created_by: str | None
+    # Set once. A task that was deleted and created again under the same ID differs from the first in this.
+    created_at: datetime
+    # The time of the latest event. It never runs backwards, whatever the clock does.
+    updated_at: datetime
+    # When progress was first reported; a task that ended without progress has none.
+    started_at: datetime | None
+    # Each final status has its own time, and no other.
+    completed_at: datetime | None
+    failed_at: datetime | None
+    canceled_at: datetime | None
+    # Known to the rules that made it. A task that was read has none: it is event number `seq`, one lookup away.
+    last_event: Event | None
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a subscriber is sent: what happened last, the task (at least as new as its events), and the events since the
+    previous update.
+    """
+
+    type: UpdateType
+    task: Task
+    events: tuple[Event, ...]
+
+    @property
+    def last(self) -> bool:
+        """Whether nothing can follow: the task has ended, or it is gone."""
+        return self.type is UpdateType.DELETE or self.task.status.final
+
+
+_ENDINGS = {
+    Status.SUCCESS: UpdateType.COMPLETE,
+    Status.FAILED: UpdateType.FAIL,
+    Status.CANCELED: UpdateType.CANCEL,
+}
+
+
+def update_of(task: Task, events: tuple[Event, ...]) -> Update:
+    """The update that these newest events of a task are. It is derived, so that the log tells the same story as the
+    feed.
+    """
+    latest = events[-1]
+    if latest.seq == task.seq and task.status.final:
+        return Update(_ENDINGS[task.status], task, events)
+    if latest.event_type is EventType.PROGRESS:
+        return Update(UpdateType.PROGRESS, task, events)
+    return Update(UpdateType.EVENT, task, events)
