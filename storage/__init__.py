@@ -30,7 +30,7 @@ from storage.errors import (
 )
 from storage.feed import Feed
 from storage.keys import Key, Keys, Permission
-from storage.migrate import current, head, migrate
+from storage.migrate import current, head, migrate, require
 from storage.reader import LogPage, Reader, TaskPage, cursor, history_range
 from storage.task import Event, EventType, Status, Task, Update, UpdateType
 from storage.watch import watch
@@ -70,6 +70,7 @@ __all__ = [
     "cursor",
     "history_range",
     "open_storage",
+    "upgrade_database",
 ]
 
 CONNECTIONS_MAX: Final = 10
@@ -104,6 +105,21 @@ class Storage:
         return {"database": True, "migrations": revision == head(), "writer": self.writer.alive}
 
 
+async def upgrade_database(url: str) -> tuple[str | None, str]:
+    """Bring a database's schema up to date; return its revision before (None: it had none) and after."""
+    engine = open_engine(
+        url,
+        connections_max=1,
+        pool_wait_s=POOL_WAIT_S,
+        statement_timeout_ms=STATEMENT_TIMEOUT_MS,
+        lock_timeout_ms=LOCK_TIMEOUT_MS,
+    )
+    try:
+        return await migrate(engine)
+    finally:
+        await engine.dispose()
+
+
 @asynccontextmanager
 async def open_storage(
     url: str,
@@ -116,8 +132,9 @@ async def open_storage(
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
 ) -> AsyncIterator[Storage]:
-    """Open a database, bring its schema up to date, and work until the block ends; accepted changes are finished
-    first.
+    """Open a database and work until the block ends; changes that were accepted are finished first.
+
+    Its schema is brought up to date, or, without `upgrade`, must be so already.
     """
     engine = open_engine(
         url,
@@ -127,8 +144,7 @@ async def open_storage(
         lock_timeout_ms=lock_timeout_ms,
     )
     try:
-        if upgrade:
-            await migrate(engine)
+        await (migrate(engine) if upgrade else require(engine))
         feed = Feed()
         writer = Writer(engine, feed, group_commands_max=group_commands_max, waiting_commands_max=waiting_commands_max)
         storage = Storage(engine, feed, writer, Reader(engine), Keys(engine))

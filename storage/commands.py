@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import orjson
 
 from storage.limits import (
+    CREATED_BY_CHARACTERS_MAX,
     IDEMPOTENCY_KEY_CHARACTERS_MAX,
     TASK_ID_CHARACTERS_MAX,
     check_message,
@@ -54,6 +55,8 @@ class Create(Command):
     def __post_init__(self) -> None:
         Command.__post_init__(self)
         check_progress(self.progress)
+        if self.created_by is not None:
+            check_name("createdBy", self.created_by, CREATED_BY_CHARACTERS_MAX)
         object.__setattr__(self, "metadata_json", metadata_json(self.metadata))
 
     @property

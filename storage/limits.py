@@ -13,6 +13,8 @@ from storage.errors import BadInput, TooLarge
 
 TASK_ID_CHARACTERS_MAX: Final = 255
 IDEMPOTENCY_KEY_CHARACTERS_MAX: Final = 255
+# The name of an API key, or the subject of a token, which another system may have chosen.
+CREATED_BY_CHARACTERS_MAX: Final = 255
 MESSAGE_BYTES_MAX: Final = 64 * 1024
 METADATA_BYTES_MAX: Final = 256 * 1024
 # Deeper values are mistakes; parsers of clients give up at a few hundred levels.

@@ -2,8 +2,9 @@
 once.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from alembic import command
 from alembic.config import Config
@@ -14,6 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from storage.database import explain
 from storage.errors import StartupError
+
+T = TypeVar("T")
 
 # Any number will do, so long as every version of the program takes the same.
 _MIGRATION_LOCK: Final = 7_305_806_316
@@ -39,9 +42,29 @@ def head() -> str:
 
 async def migrate(engine: AsyncEngine) -> tuple[str | None, str]:
     """Upgrade the schema; return the revision before (None: an empty database) and after."""
+    return await _at_start(engine, _migrate)
+
+
+async def require(engine: AsyncEngine) -> None:
+    """Refuse to start on another schema than the program's own."""
+    found = await _at_start(engine, _revision)
+    if found != head():
+        raise StartupError(
+            f"The database's schema is at {found or 'nothing'}, and this program works with {head()}. "
+            "Run `spectral-notify migrate` of this version first."
+        )
+
+
+async def current(engine: AsyncEngine) -> str | None:
+    """The revision that the database is at; None when it has no schema."""
+    async with engine.connect() as connection:
+        return await connection.run_sync(_revision)
+
+
+async def _at_start(engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
     try:
         async with engine.connect() as connection:
-            return await connection.run_sync(_migrate)
+            return await connection.run_sync(work)
     except StartupError:
         raise
     except Exception as error:
@@ -51,10 +74,8 @@ async def migrate(engine: AsyncEngine) -> tuple[str | None, str]:
         raise StartupError(f"The database cannot be used: {reason}. Check SPECTRAL_DATABASE_URL.") from error
 
 
-async def current(engine: AsyncEngine) -> str | None:
-    """The revision that the database is at."""
-    async with engine.connect() as connection:
-        return await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
 
 
 def _migrate(connection: Connection) -> tuple[str | None, str]:
@@ -63,7 +84,7 @@ def _migrate(connection: Connection) -> tuple[str | None, str]:
         connection.execute(text(f"SET LOCAL statement_timeout = {_MIGRATION_WAIT_MS}"))
         # Held until the transaction ends, so it is given back whatever happens to this process.
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
-        before = MigrationContext.configure(connection).get_current_revision()
+        before = _revision(connection)
         known = {script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()}
         if before is not None and before not in known:
             raise StartupError(

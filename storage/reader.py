@@ -202,7 +202,7 @@ def _range_parameters(ranges: Sequence[Range]) -> dict[str, list[Any]]:
     return {"task_ids": list(task_ids), "first_seqs": list(first_seqs), "last_seqs": list(last_seqs)}
 
 
-def _by_range(ranges: Sequence[Range], rows: Iterable[Row[Any]]) -> Mapping[Range, tuple[Event, ...]]:
+def _by_range(ranges: Sequence[Range], rows: Iterable[Sequence[Any]]) -> Mapping[Range, tuple[Event, ...]]:
     found: dict[Range, list[Event]] = {key: [] for key in ranges}
     for row in rows:
         event = event_of(row[2:])

@@ -1,0 +1,56 @@
+# Everything a person or CI does with this project. The virtual environment is made when it is first needed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: run test check format lock schema migration bench clean help
+
+help: ## List what can be made
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+run: $(READY) ## Serve on 127.0.0.1:8000; SPECTRAL_HOST, SPECTRAL_PORT and SPECTRAL_DATA_DIR are obeyed
+	@exec $(BIN)/spectral-notify serve
+
+test: $(READY) ## Run the tests
+	$(BIN)/python -m pytest
+
+check: $(READY) ## Format, lint, types, import directions, and whether the generated files are current
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	@$(BIN)/spectral-notify schema | diff -u schema.graphql - || { echo 'schema.graphql is stale: make schema'; exit 1; }
+	@$(BIN)/python docs/generate.py --check
+
+format: $(READY) ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+schema: $(READY) ## Write schema.graphql, and what the docs take from the code
+	$(BIN)/spectral-notify schema > schema.graphql
+	$(BIN)/python docs/generate.py
+
+migration: $(READY) ## Write a migration from the tables: make migration m="what it does"
+	$(BIN)/python -m storage.migrations "$(m)"
+	$(BIN)/ruff format -q storage/migrations
+
+bench: $(READY) ## Measure the storage; a benchmark is not a test
+	$(BIN)/python -m bench.storage
+
+lock: $(READY) ## Renew the lock files: newest versions that pyproject.toml allows
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url \
+		--no-emit-find-links --no-header --extra embedded -o requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url \
+		--no-emit-find-links --no-header --extra embedded --group dev -c requirements.lock \
+		-o requirements-dev.lock pyproject.toml
+
+clean: ## Remove what was made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(READY): requirements-dev.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(READY)

@@ -1,0 +1,77 @@
+"""How a failure looks to a client. This is the only place that knows both the refusals of the storage and GraphQL.
+
+A refusal is shown with its code and its facts. Anything else is a fault of ours: the client gets an ID and no detail,
+the log gets the ID and the traceback.
+"""
+
+import logging
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from graphql import GraphQLError, GraphQLSyntaxError
+
+from storage import BadInput, Refusal
+
+log = logging.getLogger(__name__)
+
+
+class Unauthenticated(Refusal):
+    """A credential is needed and none was given, or the one given is wrong or expired."""
+
+    code = "UNAUTHENTICATED"
+
+
+class Forbidden(Refusal):
+    """The credential is good and does not allow this."""
+
+    code = "FORBIDDEN"
+
+
+class ParseFailed(Refusal):
+    """The document is not GraphQL, or beyond the limits of what is parsed."""
+
+    code = "GRAPHQL_PARSE_FAILED"
+
+
+class ValidationFailed(Refusal):
+    """The document does not fit the schema, or exceeds a limit on documents."""
+
+    code = "GRAPHQL_VALIDATION_FAILED"
+
+
+def present(error: GraphQLError) -> dict[str, Any]:
+    """A GraphQL error as the client sees it."""
+    shown: dict[str, Any] = {"message": error.message}
+    if error.locations:
+        shown["locations"] = [{"line": place.line, "column": place.column} for place in error.locations]
+    if error.path is not None:
+        shown["path"] = error.path
+    original = error.original_error
+    if isinstance(error, GraphQLSyntaxError):
+        shown["extensions"] = {"code": ParseFailed.code}
+    elif isinstance(original, Refusal):
+        shown["extensions"] = {"code": original.code, **original.extensions}
+    elif original is None:
+        # GraphQL's own words about an argument or a variable; nothing of ours failed.
+        shown["extensions"] = {"code": BadInput.code}
+    else:
+        shown.update(_mask(original, error.path))
+    return shown
+
+
+def refusal(error: Exception) -> dict[str, Any]:
+    """An error that has no place in a document, as the client sees it."""
+    if isinstance(error, Refusal):
+        return {"message": str(error), "extensions": {"code": error.code, **error.extensions}}
+    return _mask(error, None)
+
+
+def _mask(error: Exception, path: Sequence[str | int] | None) -> dict[str, Any]:
+    error_id = secrets.token_hex(8)
+    place = ".".join(map(str, path or ()))
+    log.error("Internal server error %s%s", error_id, f" at {place}" if place else "", exc_info=error)
+    return {
+        "message": f"Internal server error ({error_id})",
+        "extensions": {"code": "INTERNAL_SERVER_ERROR", "id": error_id},
+    }

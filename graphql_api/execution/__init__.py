@@ -1,0 +1,1 @@
+"""From a document on the wire to an answer on the wire: plans, the HTTP endpoint, the socket."""

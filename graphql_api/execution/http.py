@@ -1,0 +1,317 @@
+"""GraphQL over HTTP: POST and GET, streams as SSE or multipart, and GraphiQL for browsers.
+
+The kind of operation decides the shape of the answer before `Accept` does: a query or a mutation is answered with
+JSON whenever the client takes JSON, however many other types it lists, and a subscription is streamed.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+from graphql import OperationType
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from strawberry.http.ides import get_graphql_ide_html
+
+from graphql_api.auth import Context, Doorkeeper
+from graphql_api.errors import Unauthenticated, refusal
+from graphql_api.execution.json import decode, encode
+from graphql_api.execution.plan import Answer, Operation, Plans, RequestRefused, read_operation
+from storage import BadInput, Refusal, Storage, TooLarge, Unavailable
+
+JSON: Final = "application/json"
+GRAPHQL_JSON: Final = "application/graphql-response+json"
+EVENT_STREAM: Final = "text/event-stream"
+MULTIPART: Final = "multipart/mixed"
+HTML: Final = "text/html"
+# In the order in which they are preferred when a client takes several alike.
+_JSON_TYPES: Final = (JSON, GRAPHQL_JSON)
+_STREAM_TYPES: Final = (EVENT_STREAM, MULTIPART)
+HEARTBEAT_S: Final = 15.0
+
+
+class Refused(Exception):
+    """A request that is answered with an HTTP status of its own."""
+
+    def __init__(self, status: int, error: Refusal, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(str(error))
+        self.status = status
+        self.error = error
+        self.headers = headers or {}
+
+
+Accepted = dict[str, tuple[float, int]]
+"""The media types of an `Accept` header, each with its weight and, the later the smaller, its rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How answers follow each other in one response."""
+
+    content_type: bytes
+    frame: Callable[[Answer], bytes]
+    start: bytes
+    heartbeat: bytes
+    end: bytes
+
+
+def _event(answer: Answer) -> bytes:
+    # Clients split events at LF LF; some know no other line ends.
+    return b"event: next\ndata: " + encode(answer) + b"\n\n"
+
+
+def _part(answer: Answer) -> bytes:
+    return b"\r\ncontent-type: application/json; charset=utf-8\r\n\r\n" + encode({"payload": answer}) + b"\r\n--graphql"
+
+
+_FRAMINGS: Final = {
+    EVENT_STREAM: Framing(b"text/event-stream; charset=utf-8", _event, b"", b":\n\n", b"event: complete\ndata: \n\n"),
+    MULTIPART: Framing(
+        b'multipart/mixed; boundary="graphql"; subscriptionSpec="1.0"',
+        _part,
+        b"--graphql",
+        b"\r\ncontent-type: application/json; charset=utf-8\r\n\r\n{}\r\n--graphql",
+        b"--\r\n",
+    ),
+}
+
+
+class GraphQLOverHTTP:
+    """The ASGI endpoint."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        plans: Plans,
+        doorkeeper: Doorkeeper,
+        *,
+        explorer: bool,
+        body_bytes_max: int,
+        body_timeout_s: float,
+        stopping: asyncio.Event,
+    ) -> None:
+        self._storage = storage
+        self._plans = plans
+        self._doorkeeper = doorkeeper
+        self._page = get_graphql_ide_html(graphql_ide="graphiql").encode() if explorer else None
+        self._body_bytes_max = body_bytes_max
+        self._body_timeout_s = body_timeout_s
+        self._stopping = stopping
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        headers = Headers(scope=scope)
+        accepted = _accepted(headers.get("accept"))
+        json_type = _best(accepted, _JSON_TYPES) or JSON
+        try:
+            await self._respond(scope, headers, accepted, json_type, receive, send)
+        except RequestRefused as refused:
+            # The older type has 200 for everything that was understood as a request.
+            status = 400 if json_type == GRAPHQL_JSON else 200
+            await _json({"errors": refused.errors}, json_type, status)(scope, receive, send)
+        except Refused as refused:
+            body = {"errors": [refusal(refused.error)]}
+            await _json(body, json_type, refused.status, refused.headers)(scope, receive, send)
+        except Exception as error:  # noqa: BLE001 - a fault of ours; the client gets its number
+            await _json({"errors": [refusal(error)]}, json_type, 500)(scope, receive, send)
+
+    async def _respond(
+        self, scope: Scope, headers: Headers, accepted: Accepted, json_type: str, receive: Receive, send: Send
+    ) -> None:
+        method = scope["method"]
+        if method == "GET" and self._page and _best(accepted, (*_JSON_TYPES, *_STREAM_TYPES, HTML)) == HTML:
+            await Response(self._page, media_type=HTML)(scope, receive, send)
+            return
+        if method == "GET":
+            operation = _operation(_parameters(scope["query_string"]))
+        elif method == "POST":
+            _check_content(headers)
+            operation = _operation(await self._body(headers, receive))
+        else:
+            raise Refused(405, BadInput(f"GraphQL is served by GET and POST, got {method}."), {"Allow": "GET, POST"})
+        try:
+            viewer = await self._doorkeeper.viewer(headers.get("authorization"))
+        except Unauthenticated as error:
+            raise Refused(401, error, {"WWW-Authenticate": "Bearer"}) from None
+        except Unavailable as error:
+            raise Refused(503, error) from None
+
+        plan = self._plans.plan(operation.query, operation.operation_name)
+        context = Context(self._storage, viewer)
+        streamed = _best(accepted, _STREAM_TYPES)
+        if plan.operation_type is OperationType.SUBSCRIPTION:
+            if streamed is None:
+                raise Refused(
+                    406,
+                    BadInput(
+                        f"A subscription needs a client that accepts {EVENT_STREAM} or {MULTIPART}, "
+                        "or a WebSocket that speaks graphql-transport-ws."
+                    ),
+                )
+        elif method == "GET" and plan.operation_type is OperationType.MUTATION:
+            raise Refused(405, BadInput("A mutation must be sent by POST."), {"Allow": "POST"})
+        elif _best(accepted, _JSON_TYPES) is not None:
+            answer = await self._plans.run(plan, operation.variables, context)
+            await _json(answer, json_type)(scope, receive, send)
+            return
+        elif streamed is None:
+            raise Refused(406, BadInput(f"This is answered as {JSON} or {GRAPHQL_JSON}, neither of which is accepted."))
+        answers = self._plans.stream(plan, operation.variables, context)
+        await self._stream(_FRAMINGS[streamed], answers, receive, send)
+
+    async def _body(self, headers: Headers, receive: Receive) -> Any:
+        length = headers.get("content-length", "0")
+        if length.isdigit() and int(length) > self._body_bytes_max:
+            raise self._too_large()
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._body_timeout_s):
+                more = True
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise Refused(400, BadInput("The body broke off."))
+                    body += message.get("body", b"")
+                    if len(body) > self._body_bytes_max:
+                        raise self._too_large()
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            error = BadInput(f"The body must arrive within {self._body_timeout_s:g} s.")
+            raise Refused(408, error, {"Connection": "close"}) from None
+        try:
+            return decode(bytes(body))
+        except BadInput as error:
+            raise Refused(400, error) from None
+
+    def _too_large(self) -> Refused:
+        error = TooLarge(f"A body must have at most {self._body_bytes_max} bytes.")
+        return Refused(413, error, {"Connection": "close"})
+
+    async def _stream(
+        self, framing: Framing, answers: AsyncGenerator[Answer, None], receive: Receive, send: Send
+    ) -> None:
+        """Send answers until there are no more, the client is gone, or the server stops."""
+        headers = [(b"content-type", framing.content_type), (b"cache-control", b"no-cache, no-transform")]
+        # Proxies that gather a response before they pass it on would hold the news back.
+        headers.append((b"x-accel-buffering", b"no"))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        gone = asyncio.create_task(_disconnected(receive), name="stream: disconnect")
+        stopping = asyncio.create_task(self._stopping.wait(), name="stream: stop")
+        try:
+            async with aclosing(answers):
+                async for part in _with_heartbeat(framing, answers, {gone, stopping}):
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
+            if not gone.done():
+                await send({"type": "http.response.body", "body": framing.end, "more_body": False})
+        finally:
+            gone.cancel()
+            stopping.cancel()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _with_heartbeat(
+    framing: Framing, answers: AsyncGenerator[Answer, None], ends: set[asyncio.Task[Any]]
+) -> AsyncIterator[bytes]:
+    yield framing.start
+    while True:
+        following = asyncio.create_task(_next(answers), name="stream: next")
+        try:
+            while not following.done():
+                done, _ = await asyncio.wait(
+                    {following, *ends}, timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED
+                )
+                if done & ends:
+                    return
+                if not done:
+                    yield framing.heartbeat
+            answer = following.result()
+        finally:
+            if not following.done():
+                following.cancel()
+                await asyncio.wait({following})
+        if answer is None:
+            return
+        yield framing.frame(answer)
+
+
+async def _next(answers: AsyncGenerator[Answer, None]) -> Answer | None:
+    try:
+        return await anext(answers, None)
+    except RequestRefused as refused:
+        return {"errors": refused.errors}
+
+
+def _json(body: Any, content_type: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(encode(body), status, headers, f"{content_type}; charset=utf-8")
+
+
+def _accepted(header: str | None) -> Accepted:
+    accepted: Accepted = {}
+    for rank, entry in enumerate((header or "*/*").split(",")):
+        media_type, *parameters = (part.strip().lower() for part in entry.split(";"))
+        weight = 1.0
+        for parameter in parameters:
+            name, _, value = parameter.partition("=")
+            if name.strip() == "q":
+                try:
+                    weight = float(value)
+                except ValueError:
+                    weight = 0.0
+        if media_type:
+            accepted.setdefault(media_type, (weight, -rank))
+    return accepted
+
+
+def _best(accepted: Accepted, offers: tuple[str, ...]) -> str | None:
+    """The offer that the client likes best; of those it likes alike, the one it names first, then the first offer."""
+    found: list[tuple[float, int, int, str]] = []
+    for order, offer in enumerate(offers):
+        for pattern in (offer, offer.split("/")[0] + "/*", "*/*"):
+            if pattern in accepted:
+                weight, rank = accepted[pattern]
+                if weight > 0:
+                    found.append((weight, rank, -order, offer))
+                break
+    return max(found)[3] if found else None
+
+
+def _check_content(headers: Headers) -> None:
+    content_type, *parameters = (part.strip().lower() for part in headers.get("content-type", "").split(";"))
+    if content_type != JSON:
+        got = content_type or "none"
+        raise Refused(415, BadInput(f"The Content-Type must be {JSON}, got {got}."), {"Accept": JSON})
+    for parameter in parameters:
+        if parameter.startswith("charset=") and parameter.removeprefix("charset=").strip('"') not in ("utf-8", "utf8"):
+            raise Refused(415, BadInput(f"The charset must be utf-8, got {parameter.removeprefix('charset=')}."))
+    encoding = headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise Refused(415, BadInput(f"The Content-Encoding must be identity, got {encoding}."), {"Accept-Encoding": ""})
+
+
+def _parameters(query_string: bytes) -> dict[str, Any]:
+    try:
+        parameters: dict[str, Any] = dict(parse_qsl(query_string.decode("ascii"), errors="strict", max_num_fields=100))
+    except ValueError:
+        raise Refused(400, BadInput("The query string cannot be read; it must be URL-encoded UTF-8.")) from None
+    for name in ("variables", "extensions"):
+        if name in parameters:
+            try:
+                parameters[name] = decode(parameters[name].encode())
+            except BadInput as error:
+                raise Refused(400, BadInput(f"{name}: {error}")) from None
+    return parameters
+
+
+def _operation(request: Any) -> Operation:
+    try:
+        return read_operation(request)
+    except BadInput as error:
+        raise Refused(400, error) from None

@@ -1,0 +1,45 @@
+"""JSON from the wire, strictly: what clients may mean differently than we read it is found out, not guessed.
+
+The fast decoder turns integers beyond 64 bits into floats and refuses lone surrogates as if the text were broken.
+Where that could matter the exact decoder reads the text, and the values' own checks say what is wrong with them.
+"""
+
+import json
+import re
+from typing import Any, Final
+
+import orjson
+
+from storage import BadInput
+
+# An integer that may not fit into 64 bits.
+_LONG_INTEGER: Final = re.compile(rb"\d{19}")
+
+
+def decode(text: bytes) -> Any:
+    """The value that a JSON text is; BadInput when it is none."""
+    try:
+        if _LONG_INTEGER.search(text) is None:
+            return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return json.loads(text.decode())
+    except UnicodeDecodeError:
+        raise BadInput("JSON must be UTF-8.") from None
+    except json.JSONDecodeError as error:
+        raise BadInput(f"This is not JSON: {error}.") from None
+    except RecursionError:
+        raise BadInput("JSON must not be nested so deep.") from None
+    except ValueError:
+        # An integer of thousands of digits.
+        raise BadInput("JSON must not hold integers so large.") from None
+
+
+def encode(value: Any) -> bytes:
+    """The JSON text of a value."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        # An error message that quotes a lone surrogate; this writes it as an escape.
+        return json.dumps(value).encode()

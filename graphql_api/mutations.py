@@ -1,0 +1,174 @@
+"""What can be done: each mutation is one command."""
+
+from typing import Annotated
+
+import strawberry
+from strawberry import UNSET
+from strawberry.scalars import JSON
+
+import storage
+from graphql_api.auth import Info
+from graphql_api.queries import TaskId
+from graphql_api.types import EventInput, Task, given
+from storage import (
+    AddEvent,
+    Cancel,
+    Command,
+    Complete,
+    Create,
+    Delete,
+    Fail,
+    Permission,
+    Status,
+    UpdateProgress,
+)
+
+IdempotencyKey = Annotated[
+    str | None,
+    strawberry.argument(
+        description="A word of the caller's own, 1 to 255 characters. The same key on the same task with the same "
+        "operation and arguments adds no second event; with others it is refused."
+    ),
+]
+Metadata = Annotated[JSON | None, strawberry.argument(description="Anything to attach; at most 256 KB as JSON.")]
+Progress = Annotated[int, strawberry.argument(description="How far the work has come, 0 to 100. It may fall.")]
+
+
+async def _change(info: Info, command: Command) -> storage.Task:
+    task = await info.context.storage.writer.submit(command)
+    assert task is not None
+    return task
+
+
+async def _create(
+    info: Info,
+    task_id: Annotated[
+        strawberry.ID,
+        strawberry.argument(
+            description="An ID that nobody can guess, 1 to 255 characters: whoever knows it may be allowed to read "
+            "and report."
+        ),
+    ],
+    status: Annotated[
+        Status | None, strawberry.argument(description="Where it is in its life; an import may bring ended tasks.")
+    ] = Status.PENDING,
+    progress: Annotated[
+        int | None, strawberry.argument(description="How far it has come, 0 to 100. A SUCCESS has 100.")
+    ] = 0,
+    metadata: Metadata = UNSET,
+) -> storage.Task:
+    """Create a task."""
+    viewer = info.context.viewer
+    viewer.require(Permission.CREATE)
+    return await _change(
+        info,
+        Create(
+            task_id=task_id,
+            status=status or Status.PENDING,
+            progress=progress or 0,
+            metadata=given(metadata),
+            created_by=viewer.name,
+        ),
+    )
+
+
+async def _add_event(
+    info: Info,
+    task_id: TaskId,
+    event: Annotated[EventInput, strawberry.argument(description="The event.")],
+    idempotency_key: IdempotencyKey = UNSET,
+) -> storage.Task:
+    """Write an event."""
+    info.context.viewer.require(Permission.REPORT)
+    return await _change(
+        info,
+        AddEvent(
+            task_id=task_id,
+            event_type=event.event_type,
+            message=event.message,
+            progress=given(event.progress),
+            metadata=given(event.metadata),
+            idempotency_key=given(idempotency_key),
+        ),
+    )
+
+
+async def _update_progress(
+    info: Info, task_id: TaskId, progress: Progress, idempotency_key: IdempotencyKey = UNSET
+) -> storage.Task:
+    """Report progress."""
+    info.context.viewer.require(Permission.REPORT)
+    return await _change(
+        info, UpdateProgress(task_id=task_id, progress=progress, idempotency_key=given(idempotency_key))
+    )
+
+
+async def _complete(
+    info: Info, task_id: TaskId, metadata: Metadata = UNSET, idempotency_key: IdempotencyKey = UNSET
+) -> storage.Task:
+    """End a task in SUCCESS."""
+    info.context.viewer.require(Permission.REPORT)
+    return await _change(
+        info, Complete(task_id=task_id, metadata=given(metadata), idempotency_key=given(idempotency_key))
+    )
+
+
+async def _fail(
+    info: Info,
+    task_id: TaskId,
+    error: Annotated[str, strawberry.argument(description="What went wrong, in words; at most 64 KB.")],
+    metadata: Metadata = UNSET,
+    idempotency_key: IdempotencyKey = UNSET,
+) -> storage.Task:
+    """End a task in FAILED."""
+    info.context.viewer.require(Permission.REPORT)
+    return await _change(
+        info,
+        Fail(task_id=task_id, error=error, metadata=given(metadata), idempotency_key=given(idempotency_key)),
+    )
+
+
+async def _cancel(
+    info: Info, task_id: TaskId, metadata: Metadata = UNSET, idempotency_key: IdempotencyKey = UNSET
+) -> storage.Task:
+    """End a task in CANCELED."""
+    info.context.viewer.require(Permission.REPORT)
+    return await _change(
+        info, Cancel(task_id=task_id, metadata=given(metadata), idempotency_key=given(idempotency_key))
+    )
+
+
+async def _delete(info: Info, task_id: TaskId) -> strawberry.ID:
+    """Remove a task."""
+    info.context.viewer.require(Permission.DELETE)
+    await info.context.storage.writer.submit(Delete(task_id=task_id))
+    return task_id
+
+
+@strawberry.type(description="What can be done. What is answered is on disk.")
+class Mutation:
+    """The root of mutations."""
+
+    create = strawberry.mutation(resolver=_create, description="Create a task. Needs CREATE.", graphql_type=Task)
+    add_event = strawberry.mutation(
+        resolver=_add_event, description="Write an event into a task's log. Needs REPORT.", graphql_type=Task
+    )
+    update_progress = strawberry.mutation(
+        resolver=_update_progress,
+        description="Report how far a task has come; a pending one starts. Needs REPORT.",
+        graphql_type=Task,
+    )
+    complete = strawberry.mutation(
+        resolver=_complete, description="Report that a task succeeded. It is final. Needs REPORT.", graphql_type=Task
+    )
+    fail = strawberry.mutation(
+        resolver=_fail, description="Report that a task failed. It is final. Needs REPORT.", graphql_type=Task
+    )
+    cancel = strawberry.mutation(
+        resolver=_cancel,
+        description="Report that nobody wants a task any more. It is final. Needs REPORT.",
+        graphql_type=Task,
+    )
+    delete = strawberry.mutation(
+        resolver=_delete, description="Remove a task with its history; returns its ID. Needs DELETE."
+    )

@@ -1,0 +1,60 @@
+"""What can be asked."""
+
+from typing import Annotated
+
+import strawberry
+from strawberry import UNSET
+
+import storage
+from graphql_api.auth import Info, Viewer
+from graphql_api.types import Page, Task, TaskConnection, TaskFilter, ViewerType, given
+from storage import Permission
+
+TASKS_PAGE_DEFAULT = 50
+
+TaskId = Annotated[strawberry.ID, strawberry.argument(description="The ID of the task.")]
+
+
+async def _task(info: Info, task_id: TaskId) -> storage.Task | None:
+    """Look a task up."""
+    info.context.viewer.require(Permission.READ)
+    return await info.context.storage.reader.task(task_id)
+
+
+async def _tasks(
+    info: Info,
+    first: Annotated[int | None, strawberry.argument(description="How many: 1 to 1,000.")] = TASKS_PAGE_DEFAULT,
+    after: Annotated[
+        str | None, strawberry.argument(description="The `endCursor` of the page before; none for the first page.")
+    ] = UNSET,
+    filter: Annotated[  # noqa: A002 - the contract's word
+        TaskFilter | None, strawberry.argument(description="Which tasks.")
+    ] = UNSET,
+) -> Page:
+    """Read a page of the list."""
+    info.context.viewer.require(Permission.LIST)
+    statuses = given(filter.status) if filter else None
+    found = await info.context.storage.reader.page(
+        TASKS_PAGE_DEFAULT if first is None else first, given(after), statuses
+    )
+    return Page(found, statuses)
+
+
+def _viewer(info: Info) -> Viewer:
+    """Whoever asks."""
+    return info.context.viewer
+
+
+@strawberry.type(description="What can be asked.")
+class Query:
+    """The root of queries."""
+
+    task = strawberry.field(
+        resolver=_task,
+        description="The task with this ID, or null when there is none. Needs READ.",
+        graphql_type=Task | None,
+    )
+    tasks = strawberry.field(
+        resolver=_tasks, description="All tasks, newest first, page by page. Needs LIST.", graphql_type=TaskConnection
+    )
+    viewer = strawberry.field(resolver=_viewer, description="Who am I, and what may I do?", graphql_type=ViewerType)

@@ -1,0 +1,205 @@
+"""Run the program: the database, the storage, the server, and their end in the opposite order."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from graphql_api.app import PATH, build_app
+from graphql_api.settings import Settings
+from storage import BadInput, Permission, StartupError, Storage, open_storage
+from storage.embedded import embedded_postgres
+
+log = logging.getLogger(__name__)
+
+# Longer than proxies keep an idle connection, so that the proxy is the one that closes it.
+KEEP_ALIVE_S: Final = 75
+# A half-open connection is found within the sum of the two.
+PING_INTERVAL_S: Final = 30
+PING_TIMEOUT_S: Final = 20
+BACKLOG: Final = 2_048
+
+
+@asynccontextmanager
+async def open_database(settings: Settings, *, role: Literal["server", "command"]) -> AsyncIterator[str]:
+    """The URL of the database that the settings name, or of the embedded one."""
+    if settings.database_url is not None:
+        yield settings.database_url.get_secret_value()
+    else:
+        async with embedded_postgres(settings.data_dir, role=role) as url:
+            yield url
+
+
+@asynccontextmanager
+async def open_configured_storage(settings: Settings, url: str) -> AsyncIterator[Storage]:
+    """The storage with the bounds that the settings name."""
+    async with open_storage(
+        url,
+        upgrade=settings.migrate_on_start,
+        connections_max=settings.database_connections_max,
+        group_commands_max=settings.group_commands_max,
+        waiting_commands_max=settings.waiting_commands_max,
+        pool_wait_s=settings.database_wait_ms / 1000,
+        statement_timeout_ms=settings.statement_timeout_ms,
+        lock_timeout_ms=settings.lock_timeout_ms,
+    ) as storage:
+        yield storage
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; what was accepted by then is finished."""
+    with _listening(settings.host, settings.port) as listener, _signals() as stop:
+        async with (
+            open_database(settings, role="server") as url,
+            open_configured_storage(settings, url) as storage,
+        ):
+            server = Server(_uvicorn_config(settings, build_app(settings, storage, stop.begun)))
+            stop.when_asked(server.stop)
+            await _welcome(settings, storage, listener)
+            await server.serve(sockets=[listener])
+    log.info("Stopped")
+
+
+def _uvicorn_config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="websockets-sansio",
+        ws_max_size=settings.body_bytes_max,
+        ws_per_message_deflate=False,
+        ws_ping_interval=PING_INTERVAL_S,
+        ws_ping_timeout=PING_TIMEOUT_S,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        # Whole seconds, rounded up.
+        timeout_graceful_shutdown=-(-settings.shutdown_timeout_ms // 1000),
+    )
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which leaves signals to us: it would end the process by the signal instead of with status 0."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+    def stop(self) -> None:
+        """Stop accepting, close the sockets with 1012, and return from `serve` when the requests under way are done."""
+        self.should_exit = True
+
+
+class _Stop:
+    """The wish that the process stop, from the first moment of its start."""
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self.begun = asyncio.Event()
+        self._act: Callable[[], object] = task.cancel
+
+    def when_asked(self, act: Callable[[], object]) -> None:
+        """Do this when asked to stop; until then the start itself is given up."""
+        self._act = act
+
+    def ask(self) -> None:
+        """Stop."""
+        if not self.begun.is_set():
+            log.info("Asked to stop")
+            self.begun.set()
+            self._act()
+
+
+@contextmanager
+def _signals() -> Iterator[_Stop]:
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+    stop = _Stop(task)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.ask)
+    try:
+        yield stop
+    except asyncio.CancelledError:
+        # Asked to stop before it had started.
+        if not stop.begun.is_set():
+            raise
+        log.info("Stopped before the start was complete")
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket bound before anything else is started: a port that is taken is the commonest mistake."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise StartupError(f"SPECTRAL_HOST {host!r} is not an address of this machine: {error.strerror}.") from None
+    with socket.socket(family, kind, protocol) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except OSError as error:
+            raise StartupError(
+                f"Port {port} on {host} cannot be taken: {error.strerror}. "
+                "Stop the program that has it, or set SPECTRAL_PORT to another."
+            ) from None
+        listener.setblocking(False)
+        yield listener
+
+
+async def _welcome(settings: Settings, storage: Storage, listener: socket.socket) -> None:
+    """Say where the server is and, on the first start of an embedded database, the key to it."""
+    host, port = listener.getsockname()[:2]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}{PATH}"
+    log.info("spectral-notify %s serves %s with access %s", version("spectral-notify"), url, settings.access)
+    if settings.database_url is None:
+        key = await _first_key(storage, settings.data_dir / "admin.key")
+        if key is not None:
+            _show_key(url, key, settings.data_dir / "admin.key")
+
+
+async def _first_key(storage: Storage, path: Path) -> str | None:
+    """Create the admin key of a new embedded database and keep it in a file that only its owner may read."""
+    if path.exists():  # noqa: ASYNC240 - nobody is being served yet
+        return None
+    try:
+        key = await storage.keys.create("admin", [Permission.ADMIN])
+    except BadInput:
+        log.warning("%s is gone; make another key with `spectral-notify keys create NAME --permission ADMIN`.", path)
+        return None
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(key + "\n")
+    return key
+
+
+def _show_key(url: str, key: str, path: Path) -> None:
+    # For a person at a terminal, once; it is no log line, because logs are kept and copied.
+    query = '{"query": "mutation { create(taskId: \\"first\\") { taskId status createdAt } }"}'
+    sys.stdout.write(
+        f"\nThe admin key of this new database (kept in {path}):\n\n"
+        f"  {key}\n\n"
+        "Create a first task:\n\n"
+        f"  curl {url} -H 'Authorization: Bearer {key}' \\\n"
+        "    -H 'Content-Type: application/json' \\\n"
+        f"    -d '{query}'\n\n"
+    )
+    sys.stdout.flush()

@@ -1,0 +1,149 @@
+"""Every setting of the program: read once from the environment, checked, and frozen.
+
+A setting is an environment variable named ``SPECTRAL_`` and the field in capitals. A wrong value, or a ``SPECTRAL_``
+name that is none of these, stops the start: a misspelled limit is worse than no start.
+"""
+
+import os
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BeforeValidator, Field, HttpUrl, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from storage import StartupError
+
+PREFIX: Final = "SPECTRAL_"
+
+
+class Access(StrEnum):
+    """What may be done without a credential."""
+
+    # Whoever knows a task's ID may read it and report on it.
+    OPEN = "open"
+    # Whoever knows a task's ID may read it.
+    KEYED = "keyed"
+    # Nothing.
+    CLOSED = "closed"
+
+
+def _words(value: Any) -> Any:
+    return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+
+def _data_dir() -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/spectral-notify")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "spectral-notify"
+
+
+class Settings(BaseSettings):
+    """All settings. The descriptions are the reference in ``docs/operations.md``; a test compares the two."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    host: str = Field(default="127.0.0.1", description="The address to listen on; `0.0.0.0` for all.")
+    port: int = Field(default=8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
+
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="The PostgreSQL to use, `postgresql://user:password@host:5432/name`. "
+        "Without it an embedded PostgreSQL runs in the data folder.",
+    )
+    data_dir: Path = Field(
+        default_factory=_data_dir,
+        description="The folder of the embedded PostgreSQL and its admin key. "
+        "The default is `~/.local/share/spectral-notify`, or `/var/lib/spectral-notify` for root.",
+    )
+    migrate_on_start: bool = Field(
+        default=True,
+        description="Whether to bring the schema up to date at the start. Off when `spectral-notify migrate` is a step "
+        "of its own; the program then refuses to start on another schema than its own.",
+    )
+    database_connections_max: int = Field(
+        default=10, ge=2, le=1000, description="Connections to the database per process."
+    )
+    database_wait_ms: int = Field(
+        default=5_000,
+        ge=100,
+        le=60_000,
+        description="How long a request waits for a connection before it is UNAVAILABLE.",
+    )
+    statement_timeout_ms: int = Field(
+        default=10_000, ge=100, le=600_000, description="How long one statement may take in the database."
+    )
+    lock_timeout_ms: int = Field(
+        default=2_000, ge=10, le=600_000, description="How long a change waits for a row that another session holds."
+    )
+    group_commands_max: int = Field(default=512, ge=1, le=10_000, description="Changes that one transaction may hold.")
+    waiting_commands_max: int = Field(
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="Changes that may wait to be written; more are refused with UNAVAILABLE.",
+    )
+
+    access: Access = Field(
+        default=Access.OPEN,
+        description="What needs no credential: `open` reading and reporting by task ID, `keyed` reading by task ID, "
+        "`closed` nothing.",
+    )
+    jwt_secret: SecretStr | None = Field(
+        default=None, min_length=32, description="The secret of HS256 bearer tokens, at least 32 characters."
+    )
+    jwt_public_key_file: Path | None = Field(
+        default=None, description="A PEM file with the public key of RS256, ES256 or EdDSA bearer tokens."
+    )
+    jwt_jwks_url: HttpUrl | None = Field(
+        default=None, description="Where the public keys of bearer tokens are published as a JWK set."
+    )
+    jwt_audience: str | None = Field(default=None, description="What `aud` of a bearer token must hold.")
+    jwt_issuer: str | None = Field(default=None, description="What `iss` of a bearer token must be.")
+    allowed_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = Field(
+        default=(),
+        description="Other origins whose web pages may connect, separated by commas, such as "
+        "`https://app.example.com`; `*` for all. Pages of the server's own origin always may.",
+    )
+
+    explorer: Literal["on", "off"] = Field(
+        default="on", description="Whether GraphiQL is served to browsers at `/graphql`."
+    )
+    body_bytes_max: int = Field(
+        default=1_048_576, ge=1_024, le=67_108_864, description="The size of an HTTP body or socket message."
+    )
+    body_timeout_ms: int = Field(
+        default=10_000, ge=100, le=600_000, description="How long an HTTP body may take to arrive."
+    )
+    connection_init_timeout_ms: int = Field(
+        default=5_000, ge=100, le=600_000, description="How long a new socket may take to say `connection_init`."
+    )
+    operations_per_socket_max: int = Field(
+        default=100, ge=1, le=100_000, description="Operations that one socket may have open."
+    )
+    shutdown_timeout_ms: int = Field(
+        default=8_000, ge=100, le=600_000, description="How long requests under way may take to finish at a shutdown."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least level that is logged."
+    )
+
+
+def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings of an environment; StartupError names what is wrong."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+    if unknown:
+        raise StartupError(f"There is no setting {', '.join(unknown)}; docs/operations.md lists them all.")
+    try:
+        return Settings()
+    except ValidationError as error:
+        # The value is left out: it may be a secret.
+        raise StartupError("\n".join(map(_sentence, error.errors(include_input=False, include_url=False)))) from None
+
+
+def _sentence(problem: Any) -> str:
+    name = PREFIX + str(problem["loc"][0]).upper() if problem["loc"] else "A setting"
+    message = str(problem["msg"])
+    return f"{name} is wrong: {message[:1].lower()}{message[1:]}."

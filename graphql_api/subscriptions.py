@@ -1,0 +1,44 @@
+"""What can be watched."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated
+
+import strawberry
+from strawberry import UNSET
+
+import storage
+from graphql_api.auth import Info
+from graphql_api.queries import TaskId
+from graphql_api.types import TaskUpdate, given
+from storage import Permission
+
+
+async def _task_updates(
+    info: Info,
+    task_id: TaskId,
+    after_seq: Annotated[
+        int | None,
+        strawberry.argument(
+            description="The number of the last event seen: the snapshot brings every event after it, in messages "
+            "of at most 500. 0 for all; without it the snapshot brings none."
+        ),
+    ] = UNSET,
+) -> AsyncGenerator[storage.Update, None]:
+    """Watch a task."""
+    info.context.viewer.require(Permission.READ)
+    async with aclosing(info.context.storage.watch(task_id, given(after_seq))) as updates:
+        async for update in updates:
+            yield update
+
+
+@strawberry.type(description="What can be watched.")
+class Subscription:
+    """The root of subscriptions."""
+
+    task_updates = strawberry.subscription(
+        resolver=_task_updates,
+        description="A task, live: first a SNAPSHOT, then a message for each commit that touched it. It ends by itself "
+        "when the task ends or is deleted. Needs READ.",
+        graphql_type=TaskUpdate,
+    )

@@ -1,0 +1,305 @@
+"""The types of the schema. They describe values of the storage; those values themselves are what resolvers return.
+
+Plain fields are read straight from the value by name. A description here is the reference that clients read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Annotated, Any, Final
+
+import strawberry
+from strawberry import UNSET
+from strawberry.scalars import JSON
+from strawberry.types.scalar import ScalarDefinition
+
+import storage
+from graphql_api.auth import Info, Viewer
+from storage import EventType, Permission, Status, TaskPage, UpdateType, cursor, history_range
+
+
+def given(value: Any) -> Any:
+    """An argument's value, None when it was left out."""
+    return None if value is UNSET else value
+
+
+def _utc(value: datetime) -> str:
+    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+SCALARS: Final[dict[object, ScalarDefinition]] = {
+    datetime: strawberry.scalar(
+        name="DateTime",
+        description="An instant in UTC, as ISO 8601 with microseconds: `2026-11-20T09:30:00.123456Z`.",
+        specified_by_url="https://scalars.graphql.org/andimarek/date-time",
+        serialize=_utc,
+        parse_value=datetime.fromisoformat,
+    ),
+    JSON: strawberry.scalar(
+        name="JSON",
+        description="Any JSON value: object, list, string, number, boolean or null.",
+        specified_by_url="https://ecma-international.org/wp-content/uploads/ECMA-404_2nd_edition_december_2017.pdf",
+        serialize=lambda value: value,
+        parse_value=lambda value: value,
+    ),
+}
+
+
+def _enum(cls: type[Enum], name: str, description: str, values: dict[str, str]) -> None:
+    """Give an enum of the storage its name, its sentence, and a sentence for each value."""
+    strawberry.enum(cls, name=name, description=description)
+    for value in cls.__strawberry_definition__.values:  # type: ignore[attr-defined]
+        value.description = values[value.name]
+
+
+_enum(
+    Status,
+    "TaskStatus",
+    "Where a task is in its life. SUCCESS, FAILED and CANCELED are final.",
+    {
+        "PENDING": "Created; nobody has reported progress yet.",
+        "IN_PROGRESS": "Progress was reported, and the task has not ended.",
+        "SUCCESS": "Ended by `complete`. Final.",
+        "FAILED": "Ended by `fail`; the error is the message of the last event. Final.",
+        "CANCELED": "Ended by `cancel`. Final.",
+    },
+)
+_enum(
+    EventType,
+    "EventType",
+    "What an event says about the work.",
+    {
+        "LOG": "Something worth noting.",
+        "PROGRESS": "How far the work has come.",
+        "ERROR": "Something went wrong; `fail` and `cancel` write one too.",
+        "SUCCESS": "Something succeeded; `complete` writes one too.",
+    },
+)
+_enum(
+    UpdateType,
+    "TaskUpdateType",
+    "What happened last in an update.",
+    {
+        "SNAPSHOT": "The task as it is now; the first message of every subscription.",
+        "EVENT": "An event was added.",
+        "PROGRESS": "Progress was reported.",
+        "COMPLETE": "The task succeeded. The last message.",
+        "FAIL": "The task failed. The last message.",
+        "CANCEL": "The task was canceled. The last message.",
+        "DELETE": "The task was deleted with its history. The last message.",
+    },
+)
+_enum(
+    Permission,
+    "Permission",
+    "What a caller may do.",
+    {
+        "READ": "Read and watch a task whose ID one knows.",
+        "REPORT": "Report on a task whose ID one knows: events, progress, its end.",
+        "CREATE": "Create tasks.",
+        "LIST": "List tasks.",
+        "DELETE": "Delete tasks.",
+        "ADMIN": "All of this, and whatever is for administrators alone.",
+    },
+)
+
+
+def _event_id(event: strawberry.Parent[storage.Event]) -> strawberry.ID:
+    return strawberry.ID(f"{event.task_id}:{event.seq}")
+
+
+@strawberry.type(description="One line of a task's log. It never changes.")
+class TaskEvent:
+    """An event; the value is a ``storage.Event``."""
+
+    id = strawberry.field(
+        resolver=_event_id, description="The key for client caches; unique among the events of all tasks."
+    )
+    seq: int = strawberry.field(description="Its number: 1, 2, 3 … per task, without a gap.")
+    event_type: EventType = strawberry.field(description="What it says about the work.")
+    message: str = strawberry.field(description="What happened, in words.")
+    progress: int | None = strawberry.field(description="The progress that was reported with it, 0 to 100.")
+    metadata: JSON | None = strawberry.field(description="What the reporter attached.")
+    timestamp: datetime = strawberry.field(description="When it was written. Times of one task never run backwards.")
+
+
+def _task_id(task: strawberry.Parent[storage.Task]) -> strawberry.ID:
+    return strawberry.ID(task.task_id)
+
+
+async def _last_event(task: strawberry.Parent[storage.Task], info: Info) -> storage.Event:
+    if task.last_event is not None:
+        return task.last_event
+    events = await info.context.storage.reader.events(task.task_id, task.seq, task.seq)
+    if not events:
+        # Deleted since the task was read.
+        raise storage.TaskNotFound(task.task_id)
+    return events[0]
+
+
+async def _history(
+    task: strawberry.Parent[storage.Task],
+    info: Info,
+    first: Annotated[int | None, strawberry.argument(description="So many, the oldest: 1 to 1,000.")] = UNSET,
+    last: Annotated[int | None, strawberry.argument(description="So many, the newest: 1 to 1,000.")] = UNSET,
+    after: Annotated[int | None, strawberry.argument(description="Only events with a larger number.")] = UNSET,
+    before: Annotated[int | None, strawberry.argument(description="Only events with a smaller number.")] = UNSET,
+) -> Sequence[storage.Event]:
+    first_seq, last_seq = history_range(task, given(first), given(last), given(after), given(before))
+    return await info.context.storage.reader.events(task.task_id, first_seq, last_seq)
+
+
+@strawberry.type(description="A long-running task.")
+class Task:
+    """A task; the value is a ``storage.Task``."""
+
+    id = strawberry.field(resolver=_task_id, description="The key for client caches; equals `taskId`.")
+    task_id: strawberry.ID = strawberry.field(description="The ID that its creator chose.")
+    status: Status = strawberry.field(description="Where it is in its life.")
+    progress: int = strawberry.field(description="How far it has come, 0 to 100.")
+    metadata: JSON | None = strawberry.field(description="What its creator attached.")
+    seq: int = strawberry.field(description="The number of its latest event. It grows with every change.")
+    last_event = strawberry.field(
+        resolver=_last_event, graphql_type=TaskEvent, description="Its latest event: number `seq`."
+    )
+    history = strawberry.field(
+        resolver=_history,
+        graphql_type=list[TaskEvent],
+        description="Its events up to number `seq`, oldest first. Without `first` and `last`: the newest 50.",
+    )
+    created_by: str | None = strawberry.field(
+        description="Who created it: the name of the API key, or the token's `sub`."
+    )
+    created_at: datetime = strawberry.field(
+        description="When it was created. A task that was deleted and created again under the same ID differs in this."
+    )
+    updated_at: datetime = strawberry.field(description="When its latest event was written.")
+    started_at: datetime | None = strawberry.field(description="When progress was first reported.")
+    completed_at: datetime | None = strawberry.field(description="When it succeeded.")
+    failed_at: datetime | None = strawberry.field(description="When it failed.")
+    canceled_at: datetime | None = strawberry.field(description="When it was canceled.")
+
+
+@strawberry.type(description="What a subscriber is sent: one message for each commit that touched the task.")
+class TaskUpdate:
+    """An update; the value is a ``storage.Update``."""
+
+    type: UpdateType = strawberry.field(description="What happened last.")
+    task: Task = strawberry.field(description="The task, at least as new as the events.")
+    events: list[TaskEvent] = strawberry.field(
+        description="The events since the previous message, oldest first: the first is number last seen + 1."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of the list, with what was asked for."""
+
+    found: TaskPage
+    statuses: Sequence[Status] | None
+
+
+def _edges(page: strawberry.Parent[Page]) -> Sequence[storage.Task]:
+    return page.found.tasks
+
+
+def _cursor(task: strawberry.Parent[storage.Task]) -> str:
+    return cursor(task)
+
+
+def _node(task: strawberry.Parent[storage.Task]) -> storage.Task:
+    return task
+
+
+@strawberry.type(description="A task in a list, with its place there.")
+class TaskEdge:
+    """A place in the list; the value is the ``storage.Task`` in it."""
+
+    cursor = strawberry.field(resolver=_cursor, description="Its place in the list; pass it as `after`.")
+    node = strawberry.field(resolver=_node, graphql_type=Task, description="The task.")
+
+
+def _has_next_page(page: strawberry.Parent[Page]) -> bool:
+    return page.found.has_next
+
+
+def _has_previous_page(page: strawberry.Parent[Page]) -> bool:
+    return page.found.has_previous
+
+
+def _start_cursor(page: strawberry.Parent[Page]) -> str | None:
+    return cursor(page.found.tasks[0]) if page.found.tasks else None
+
+
+def _end_cursor(page: strawberry.Parent[Page]) -> str | None:
+    return cursor(page.found.tasks[-1]) if page.found.tasks else None
+
+
+@strawberry.type(description="Where a page stands in its list.")
+class PageInfo:
+    """The place of a page; the value is the ``Page``."""
+
+    has_next_page = strawberry.field(resolver=_has_next_page, description="Whether there are more after this page.")
+    has_previous_page = strawberry.field(
+        resolver=_has_previous_page,
+        description="Whether this page was asked for with `after`, so that others precede it.",
+    )
+    start_cursor = strawberry.field(resolver=_start_cursor, description="The place of the page's first task.")
+    end_cursor = strawberry.field(
+        resolver=_end_cursor, description="The place of the page's last task; pass it as `after` for the next page."
+    )
+
+
+def _page(page: strawberry.Parent[Page]) -> Page:
+    return page
+
+
+async def _total_count(page: strawberry.Parent[Page], info: Info) -> int:
+    return await info.context.storage.reader.count(page.statuses)
+
+
+@strawberry.type(description="A page of a list of tasks.")
+class TaskConnection:
+    """A page; the value is a ``Page``."""
+
+    edges = strawberry.field(resolver=_edges, graphql_type=list[TaskEdge], description="The tasks with their places.")
+    nodes = strawberry.field(resolver=_edges, graphql_type=list[Task], description="The tasks alone.")
+    page_info = strawberry.field(resolver=_page, graphql_type=PageInfo, description="Where this page stands.")
+    total_count = strawberry.field(
+        resolver=_total_count, description="How many tasks the whole list has. It is counted only when it is selected."
+    )
+
+
+def _permissions(viewer: strawberry.Parent[Viewer]) -> list[Permission]:
+    return [permission for permission in Permission if permission in viewer.permissions]
+
+
+@strawberry.type(name="Viewer", description="Whoever sends the operation.")
+class ViewerType:
+    """Who calls; the value is a ``Viewer``."""
+
+    name: str | None = strawberry.field(description="The name of the API key, or the token's `sub`.")
+    authenticated: bool = strawberry.field(description="Whether there was a credential, and it was good.")
+    permissions = strawberry.field(
+        resolver=_permissions, description="What this caller may do, with what everybody may."
+    )
+
+
+@strawberry.input(description="Which tasks of a list are meant. What is left out does not matter.")
+class TaskFilter:
+    """A filter of the list."""
+
+    status: list[Status] | None = strawberry.field(default=UNSET, description="Tasks in one of these.")
+
+
+@strawberry.input(description="An event to write into a task's log.")
+class EventInput:
+    """An event of the caller's own."""
+
+    event_type: EventType = strawberry.field(description="What it says about the work.")
+    message: str = strawberry.field(description="What happened, in words; at most 64 KB.")
+    progress: int | None = strawberry.field(
+        default=UNSET, description="How far the work has come, 0 to 100. Reporting it starts a pending task."
+    )
+    metadata: JSON | None = strawberry.field(default=UNSET, description="Anything to attach; at most 256 KB as JSON.")
