@@ -48,6 +48,9 @@ def present(error: GraphQLError) -> dict[str, Any]:
     if error.path is not None:
         shown["path"] = error.path
     original = error.original_error
+    while isinstance(original, GraphQLError):
+        # GraphQL's own error about a value, inside its error about the variable that holds it.
+        original = original.original_error
     if isinstance(error, GraphQLSyntaxError):
         shown["extensions"] = {"code": ParseFailed.code}
     elif isinstance(original, Refusal):

@@ -21,10 +21,21 @@ WAITING_KEYS_MAX: Final = 50_000
 
 
 class Batches(Generic[K, V]):
-    """Gathers keys, loads them together, and gives each caller the value of its own key."""
+    """Gathers keys, loads them together, and gives each caller the value of its own key.
 
-    def __init__(self, load: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]]) -> None:
+    A batch ends before its keys weigh more than `weight_max` together; a key that weighs more goes alone.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]],
+        *,
+        weigh: Callable[[K], int] = lambda _: 1,
+        weight_max: int = BATCH_KEYS_MAX,
+    ) -> None:
         self._load = load
+        self._weigh = weigh
+        self._weight_max = weight_max
         self._waiting: dict[K, list[asyncio.Future[V | None]]] = {}
         self._under_way: set[asyncio.Task[None]] = set()
         self._due = False
@@ -54,15 +65,24 @@ class Batches(Generic[K, V]):
 
     def _start(self) -> None:
         self._due = False
-        keys = list(self._waiting)[:BATCH_KEYS_MAX]
-        if not keys:
+        batch = {key: self._waiting.pop(key) for key in self._gather()}
+        if not batch:
             return
-        batch = {key: self._waiting.pop(key) for key in keys}
         task = asyncio.create_task(self._answer(batch))
         self._under_way.add(task)
         task.add_done_callback(self._ended)
         if self._waiting:
             self._schedule()
+
+    def _gather(self) -> list[K]:
+        keys: list[K] = []
+        weight = 0
+        for key in self._waiting:
+            weight += self._weigh(key)
+            if keys and (weight > self._weight_max or len(keys) == BATCH_KEYS_MAX):
+                break
+            keys.append(key)
+        return keys
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._under_way.discard(task)

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import ARRAY, BigInteger, Row, Text, any_, bindparam, func, literal, select, tuple_, union_all
+from sqlalchemy import ARRAY, BigInteger, Row, Text, any_, bindparam, func, literal, or_, select, tuple_, union_all
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from storage.batches import Batches
 from storage.database import is_connection_failure, translated
-from storage.errors import BadInput
+from storage.errors import BadInput, TooLarge
 from storage.limits import (
     HISTORY_PAGE_DEFAULT,
     HISTORY_PAGE_MAX,
@@ -32,6 +32,10 @@ T = TypeVar("T")
 
 # Events in one chunk of a subscription's snapshot or of what it missed.
 LOG_CHUNK_EVENTS: Final = 500
+# Events that one query may bring. When many subscribers come back at once, each gets smaller chunks.
+BATCH_EVENTS_MAX: Final = 20_000
+# Message and metadata of the events in one answer: a chunk ends there, and a history is refused.
+EVENTS_BYTES_MAX: Final = 8 * 1024 * 1024
 
 Range = tuple[str, int, int]
 """A task's ID with the numbers of the first and the last event wanted."""
@@ -63,7 +67,9 @@ class Reader:
         # Two statements that must tell of the same instant.
         self._instant = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._tasks = Batches(self._load_tasks)
-        self._events = Batches(self._load_events)
+        self._events = Batches(
+            self._load_events, weigh=lambda wanted: wanted[2] - wanted[1] + 1, weight_max=BATCH_EVENTS_MAX
+        )
         self._logs = Batches(self._load_logs)
 
     async def task(self, task_id: str) -> Task | None:
@@ -75,7 +81,12 @@ class Reader:
         """The events from one number to another, both inclusive, oldest first."""
         if first_seq > last_seq:
             return ()
-        return await self._events.get((task_id, first_seq, last_seq)) or ()
+        events = await self._events.get((task_id, first_seq, last_seq)) or ()
+        if events and events[-1].seq < last_seq:
+            raise TooLarge(
+                f"These {last_seq - first_seq + 1} events hold more than {EVENTS_BYTES_MAX} bytes; ask for fewer."
+            )
+        return events
 
     async def log(self, task_id: str, after_seq: int) -> LogPage | None:
         """The task and the next chunk of events after a number; None when there is no such task."""
@@ -184,7 +195,7 @@ _wanted = select(
     func.unnest(bindparam("last_seqs", type_=ARRAY(BigInteger))).label("last_seq"),
 ).subquery("wanted")
 _slice = (
-    select(*event_columns)
+    select(*event_columns, func.sum(task_events.c.size).over(order_by=task_events.c.seq).label("bytes"))
     .where(
         task_events.c.task_id == _wanted.c.task_id,
         task_events.c.seq.between(_wanted.c.first_seq, _wanted.c.last_seq),
@@ -192,9 +203,10 @@ _slice = (
     .order_by(task_events.c.seq)
     .lateral("slice")
 )
-_EVENTS_BY_RANGE: Final = select(_wanted.c.first_seq, _wanted.c.last_seq, _slice).select_from(
-    _wanted.join(_slice, literal(True))
-)
+# The first event of a range comes whatever its size: there must be something to go on from.
+_EVENTS_BY_RANGE: Final = select(
+    _wanted.c.first_seq, _wanted.c.last_seq, *(_slice.c[column.name] for column in event_columns)
+).select_from(_wanted.join(_slice, or_(_slice.c.bytes <= EVENTS_BYTES_MAX, _slice.c.seq == _wanted.c.first_seq)))
 
 
 def _range_parameters(ranges: Sequence[Range]) -> dict[str, list[Any]]:
@@ -213,8 +225,9 @@ def _by_range(ranges: Sequence[Range], rows: Iterable[Sequence[Any]]) -> Mapping
 async def _logs(connection: AsyncConnection, keys: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], LogPage]:
     rows = await connection.execute(_TASKS_BY_ID, {"task_ids": list({task_id for task_id, _ in keys})})
     known = {row.task_id: task_of(row) for row in rows}
+    chunk = min(LOG_CHUNK_EVENTS, max(1, BATCH_EVENTS_MAX // len(keys)))
     ranges = {
-        (task_id, seq): (task_id, seq + 1, min(known[task_id].seq, seq + LOG_CHUNK_EVENTS))
+        (task_id, seq): (task_id, seq + 1, min(known[task_id].seq, seq + chunk))
         for task_id, seq in keys
         if task_id in known and seq < known[task_id].seq
     }

@@ -364,7 +364,11 @@ def _task_parameters(pairs: Iterable[tuple[Task, Create]]) -> dict[str, list[Any
 def _event_parameters(pairs: Sequence[tuple[Event, Create | Report]]) -> dict[str, list[Any]]:
     names = ("task_id", "seq", "event_type", "message", "progress", "timestamp")
     parameters = _columns(names, [event for event, _ in pairs])
-    parameters["metadata_array"] = [command.metadata_json for _, command in pairs]
+    metadata = [command.metadata_json for _, command in pairs]
+    parameters["metadata_array"] = metadata
+    parameters["size_array"] = [
+        len(event.message) + len(text or "") for (event, _), text in zip(pairs, metadata, strict=True)
+    ]
     keyed = [command if isinstance(command, Report) and command.idempotency_key else None for _, command in pairs]
     parameters["idempotency_key_array"] = [None if report is None else report.idempotency_key for report in keyed]
     parameters["fingerprint_array"] = [None if report is None else report.fingerprint() for report in keyed]

@@ -34,6 +34,7 @@ def upgrade() -> None:
         sa.Column("progress", sa.Integer(), nullable=True),
         sa.Column("metadata", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
         sa.Column("timestamp", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("size", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("idempotency_key", sa.Text(collation="C"), nullable=True),
         sa.Column("fingerprint", sa.LargeBinary(), nullable=True),
         sa.CheckConstraint(
