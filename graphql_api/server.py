@@ -65,6 +65,8 @@ async def serve(settings: Settings) -> None:
         ):
             server = Server(_uvicorn_config(settings, build_app(settings, storage, stop.begun)))
             stop.when_asked(server.stop)
+            # From here on connections wait for us rather than being refused; who reads the welcome may connect.
+            listener.listen(BACKLOG)
             await _welcome(settings, storage, listener)
             await server.serve(sockets=[listener])
     log.info("Stopped")
@@ -169,11 +171,11 @@ async def _welcome(settings: Settings, storage: Storage, listener: socket.socket
     """Say where the server is and, on the first start of an embedded database, the key to it."""
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}{PATH}"
+    key_file = settings.data_dir / "admin.key"
+    key = await _first_key(storage, key_file) if settings.database_url is None else None
     log.info("spectral-notify %s serves %s with access %s", version("spectral-notify"), url, settings.access)
-    if settings.database_url is None:
-        key = await _first_key(storage, settings.data_dir / "admin.key")
-        if key is not None:
-            _show_key(url, key, settings.data_dir / "admin.key")
+    if key is not None:
+        _show_key(url, key, key_file)
 
 
 async def _first_key(storage: Storage, path: Path) -> str | None:

@@ -52,6 +52,8 @@ def open_engine(
                 "application_name": "spectral-notify",
                 # An acknowledged change is on disk, whatever the server's default is.
                 "synchronous_commit": "on",
+                # Whoever waited for a row or for the migrations sees what the other did, whatever the server's default.
+                "default_transaction_isolation": "read committed",
                 "statement_timeout": str(statement_timeout_ms),
                 "lock_timeout": str(lock_timeout_ms),
                 "idle_in_transaction_session_timeout": "60000",

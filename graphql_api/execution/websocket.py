@@ -106,6 +106,8 @@ class Socket:
         self._send = send
         self._acknowledged = False
         self._operations: dict[str, asyncio.Task[None]] = {}
+        # Those in `_operations`, and those that gave their ID back and are still saying their last message.
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> None:
         """Take messages until the client is gone or breaks the protocol; then end its operations."""
@@ -128,11 +130,10 @@ class Socket:
         except Gone:
             pass
         finally:
-            tasks = list(self._operations.values())
-            for task in tasks:
+            for task in self._tasks:
                 task.cancel()
-            if tasks:
-                await asyncio.wait(tasks)
+            if self._tasks:
+                await asyncio.wait(self._tasks)
 
     async def _take(self) -> None:
         received = await self._receive()
@@ -196,8 +197,13 @@ class Socket:
             error = BadInput(f"A socket may have at most {self._endpoint.operations_max} operations open.")
             await self._say({"id": operation_id, "type": "error", "payload": [refusal(error)]})
             return
+        # A client that reads nothing while it asks for more waits until its answers are on the wire.
+        while len(self._tasks) >= self._endpoint.operations_max:
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         task = asyncio.create_task(self._run(operation_id, payload), name=f"operation {operation_id[:40]}")
         self._operations[operation_id] = task
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _run(self, operation_id: str, payload: dict[str, Any]) -> None:
         try:
