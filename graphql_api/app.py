@@ -1,7 +1,9 @@
 """The composition root: everything is made here, once, and handed to whoever needs it."""
 
 import asyncio
-from typing import Any
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -19,7 +21,8 @@ from graphql_api.settings import Settings
 from graphql_api.tokens import Tokens
 from storage import Storage
 
-PATH = "/graphql"
+PATH: Final = "/graphql"
+CHECK_BELIEVED_S: Final = 1.0
 
 
 def build_app(settings: Settings, storage: Storage, stopping: asyncio.Event) -> Starlette:
@@ -42,15 +45,19 @@ def build_app(settings: Settings, storage: Storage, stopping: asyncio.Event) -> 
         allowed_origins=settings.allowed_origins,
         connection_init_timeout_s=settings.connection_init_timeout_ms / 1000,
         operations_max=settings.operations_per_socket_max,
+        # One of the largest size, and as much again for all others.
+        open_bytes_max=2 * settings.body_bytes_max,
     )
 
     async def healthz(_: Request) -> Response:
         """Whether the process is alive; nothing outside of it is asked."""
         return JSONResponse({"status": "alive"})
 
+    check = _Believed(storage.check)
+
     async def readyz(_: Request) -> Response:
         """Whether requests can be served, and what is missing if not."""
-        checks = {**await storage.check(), "running": not stopping.is_set()}
+        checks = {**await check(), "running": not stopping.is_set()}
         ready = all(checks.values())
         return JSONResponse({"status": "ready" if ready else "not ready", "checks": checks}, 200 if ready else 503)
 
@@ -66,7 +73,7 @@ def build_app(settings: Settings, storage: Storage, stopping: asyncio.Event) -> 
         allow_headers=["Authorization", "Content-Type"],
         max_age=600,
     )
-    return Starlette(
+    app = Starlette(
         routes=[
             Route(PATH, http),
             WebSocketRoute(PATH, websocket),
@@ -76,3 +83,23 @@ def build_app(settings: Settings, storage: Storage, stopping: asyncio.Event) -> 
         ],
         middleware=[cors] if origins else [],
     )
+    # The redirect would lead to whatever host the request names.
+    app.router.redirect_slashes = False
+    return app
+
+
+class _Believed:
+    """A check that is made once for all who ask within a second; probes must not take the database from users."""
+
+    def __init__(self, check: Callable[[], Awaitable[dict[str, bool]]]) -> None:
+        self._check = check
+        self._lock = asyncio.Lock()
+        self._found: dict[str, bool] = {}
+        self._believed_until = 0.0
+
+    async def __call__(self) -> dict[str, bool]:
+        async with self._lock:
+            if time.monotonic() >= self._believed_until:
+                self._found = await self._check()
+                self._believed_until = time.monotonic() + CHECK_BELIEVED_S
+        return self._found

@@ -4,15 +4,18 @@ The policy says what needs no credential; a credential adds to that, and never t
 is an error even where none is needed: whoever sends one believes that it works.
 """
 
+import logging
+import time
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 import strawberry
 
 from graphql_api.errors import Forbidden, Unauthenticated
 from graphql_api.settings import Access
 from graphql_api.tokens import Tokens
-from storage import Keys, Permission, Storage
+from storage import Event, Keys, Permission, Storage, TooLarge, Unavailable
 
 _ANYONE: Final = {
     Access.OPEN: frozenset({Permission.READ, Permission.REPORT}),
@@ -42,12 +45,31 @@ class Viewer:
         )
 
 
-@dataclass(frozen=True, slots=True)
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+# How long an open stream believes in its credential; with what the keys believe it is less than ten seconds.
+GUARD_BELIEVES_S: Final = 4.0
+# Events that one operation may read, over all its fields.
+OPERATION_EVENTS_MAX: Final = 10_000
+
+
+@dataclass(slots=True)
 class Context:
     """What a resolver is given beside its arguments."""
 
     storage: Storage
     viewer: Viewer
+    events_left: int = OPERATION_EVENTS_MAX
+
+    async def events(self, task_id: str, first_seq: int, last_seq: int) -> Sequence[Event]:
+        """Events of a task's log, as many as the operation may still read."""
+        self.viewer.require(Permission.READ)
+        self.events_left -= max(0, last_seq - first_seq + 1)
+        if self.events_left < 0:
+            raise TooLarge(f"One operation may read at most {OPERATION_EVENTS_MAX} events; ask for fewer.")
+        return await self.storage.reader.events(task_id, first_seq, last_seq)
 
 
 Info: TypeAlias = strawberry.Info[Context, None]
@@ -78,6 +100,19 @@ class Doorkeeper:
         claims = await self._tokens.verify(credential)
         known = {Permission(word) for word in claims.permissions if word in Permission.__members__}
         return Viewer(claims.subject, authenticated=True, permissions=self._with(frozenset(known)))
+
+    async def guard(self, authorization: str | None, answers: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+        """The answers for as long as the credential is good; Unauthenticated before the first that would come later."""
+        good_until = time.monotonic() + GUARD_BELIEVES_S
+        async for answer in answers:
+            if authorization is not None and time.monotonic() > good_until:
+                try:
+                    await self.viewer(authorization)
+                except Unavailable:
+                    # Nobody can say at the moment; what was good so far stays so.
+                    log.warning("The credential of an open stream could not be checked.")
+                good_until = time.monotonic() + GUARD_BELIEVES_S
+            yield answer
 
     def _with(self, permissions: frozenset[Permission]) -> frozenset[Permission]:
         if Permission.ADMIN in permissions:

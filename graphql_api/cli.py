@@ -103,7 +103,7 @@ def list_keys() -> None:
     """List the keys, the revoked ones too."""
     settings = read_settings()
     _set_up_logs("warning")
-    table = Table("NAME", "PERMISSIONS", "CREATED", "REVOKED", box=None, pad_edge=False)
+    table = Table("NAME", "PERMISSIONS", "CREATED (UTC)", "REVOKED (UTC)", box=None, pad_edge=False)
     for key in _with_storage(settings, lambda storage: storage.keys.list()):
         permissions = " ".join(permission for permission in Permission if permission in key.permissions)
         revoked = f"{key.revoked_at:%Y-%m-%d %H:%M:%S}" if key.revoked_at else ""

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from graphql_api.app import PATH, build_app
 from graphql_api.settings import Settings
+from graphql_api.wire import HttpProtocol, SocketProtocol
 from storage import BadInput, Permission, StartupError, Storage, open_storage
 from storage.embedded import embedded_postgres
 
@@ -28,6 +29,8 @@ KEEP_ALIVE_S: Final = 75
 PING_INTERVAL_S: Final = 30
 PING_TIMEOUT_S: Final = 20
 BACKLOG: Final = 2_048
+# From the signal to the end of the process, whatever does not answer.
+EXIT_WITHIN_S: Final = 9.5
 
 
 @asynccontextmanager
@@ -75,8 +78,8 @@ async def serve(settings: Settings) -> None:
 def _uvicorn_config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="httptools",
-        ws="websockets-sansio",
+        http=HttpProtocol,
+        ws=SocketProtocol,
         ws_max_size=settings.body_bytes_max,
         ws_per_message_deflate=False,
         ws_ping_interval=PING_INTERVAL_S,
@@ -122,7 +125,15 @@ class _Stop:
         if not self.begun.is_set():
             log.info("Asked to stop")
             self.begun.set()
+            asyncio.get_running_loop().call_later(EXIT_WITHIN_S, _give_up)
             self._act()
+
+
+def _give_up() -> None:
+    """End the process as it is. What was acknowledged is on disk; a PostgreSQL of our own ends or is adopted."""
+    log.error("Not everything could be ended in order within %.1f s; leaving it.", EXIT_WITHIN_S)
+    logging.shutdown()
+    os._exit(0)
 
 
 @contextmanager
@@ -143,6 +154,9 @@ def _signals() -> Iterator[_Stop]:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+            if stop.begun.is_set():
+                # Asked again while the process ends: that changes nothing.
+                signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
@@ -156,6 +170,11 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         raise StartupError(f"SPECTRAL_HOST {host!r} is not an address of this machine: {error.strerror}.") from None
     with socket.socket(family, kind, protocol) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            # A client that acknowledges and never reads: closing waits for it to read, so the kernel must end it.
+            listener.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * (PING_INTERVAL_S + PING_TIMEOUT_S))
+            )
         try:
             listener.bind(address)
         except OSError as error:

@@ -10,12 +10,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, HttpUrl, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, HttpUrl, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from storage import StartupError
 
 PREFIX: Final = "SPECTRAL_"
+JWT_SECRET_CHARACTERS_MIN: Final = 32
 
 
 class Access(StrEnum):
@@ -33,6 +34,18 @@ def _words(value: Any) -> Any:
     return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
 
 
+def _not_empty(value: Any) -> Any:
+    if value == "":
+        raise ValueError("it is set and empty")
+    return value
+
+
+def _long_enough(secret: SecretStr) -> SecretStr:
+    if len(secret.get_secret_value()) < JWT_SECRET_CHARACTERS_MIN:
+        raise ValueError(f"it must have at least {JWT_SECRET_CHARACTERS_MIN} characters")
+    return secret
+
+
 def _data_dir() -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/spectral-notify")
@@ -47,12 +60,12 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="The address to listen on; `0.0.0.0` for all.")
     port: int = Field(default=8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
 
-    database_url: SecretStr | None = Field(
+    database_url: Annotated[SecretStr, BeforeValidator(_not_empty)] | None = Field(
         default=None,
         description="The PostgreSQL to use, `postgresql://user:password@host:5432/name`. "
         "Without it an embedded PostgreSQL runs in the data folder.",
     )
-    data_dir: Path = Field(
+    data_dir: Annotated[Path, BeforeValidator(_not_empty)] = Field(
         default_factory=_data_dir,
         description="The folder of the embedded PostgreSQL and its admin key. "
         "The default is `~/.local/share/spectral-notify`, or `/var/lib/spectral-notify` for root.",
@@ -90,8 +103,8 @@ class Settings(BaseSettings):
         description="What needs no credential: `open` reading and reporting by task ID, `keyed` reading by task ID, "
         "`closed` nothing.",
     )
-    jwt_secret: SecretStr | None = Field(
-        default=None, min_length=32, description="The secret of HS256 bearer tokens, at least 32 characters."
+    jwt_secret: Annotated[SecretStr, AfterValidator(_long_enough)] | None = Field(
+        default=None, description="The secret of HS256 bearer tokens, at least 32 characters."
     )
     jwt_public_key_file: Path | None = Field(
         default=None, description="A PEM file with the public key of RS256, ES256 or EdDSA bearer tokens."
@@ -123,7 +136,7 @@ class Settings(BaseSettings):
         default=100, ge=1, le=100_000, description="Operations that one socket may have open."
     )
     shutdown_timeout_ms: int = Field(
-        default=8_000, ge=100, le=600_000, description="How long requests under way may take to finish at a shutdown."
+        default=5_000, ge=100, le=8_000, description="How long requests under way may take to finish at a shutdown."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least level that is logged."
@@ -145,5 +158,5 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
 
 def _sentence(problem: Any) -> str:
     name = PREFIX + str(problem["loc"][0]).upper() if problem["loc"] else "A setting"
-    message = str(problem["msg"])
+    message = str(problem["msg"]).removeprefix("Value error, ")
     return f"{name} is wrong: {message[:1].lower()}{message[1:]}."

@@ -7,6 +7,7 @@ algorithm of its kind, so that no token can have a public key taken for a secret
 import asyncio
 import json
 import logging
+import math
 import time
 import urllib.request
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from graphql_api.errors import Unauthenticated
 from graphql_api.settings import Settings
-from storage import StartupError, Unavailable
+from storage import BadInput, StartupError, Unavailable, check_name
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 LEEWAY_S: Final = 10
 # A token is read before anybody is known, so its size is bounded.
 TOKEN_CHARACTERS_MAX: Final = 8_192
+SUBJECT_CHARACTERS_MAX: Final = 255
 JWKS_FETCH_TIMEOUT_S: Final = 5
 JWKS_BYTES_MAX: Final = 262_144
 JWKS_FRESH_S: Final = 300.0
@@ -79,7 +81,7 @@ class Tokens:
             raise Unauthenticated(f"The token is not for this server: {error}.") from None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             raise Unauthenticated("The credential is neither an API key nor a token accepted here.") from None
-        return Claims(claims.get("sub"), _permissions(claims.get("permissions")))
+        return Claims(_subject(claims.get("sub")), _permissions(claims.get("permissions")))
 
     async def _key(self, header: dict[str, Any]) -> tuple[Any, str]:
         algorithm = header.get("alg")
@@ -100,31 +102,41 @@ class KeySet:
 
     def __init__(self, url: str) -> None:
         self._url = url
+        # None until the set was had once.
         self._keys: dict[str | None, tuple[Any, str]] | None = None
-        self._fetched_at = 0.0
-        self._lock = asyncio.Lock()
+        self._fetched_at = -math.inf
+        self._fetching: asyncio.Task[None] | None = None
 
     async def find(self, key_id: str | None) -> tuple[Any, str] | None:
         """The key with this ID and its algorithm, or None."""
-        async with self._lock:
-            age = time.monotonic() - self._fetched_at
-            known = self._keys is not None and key_id in self._keys
-            if self._keys is None or age > JWKS_FRESH_S or (not known and age > JWKS_REFETCH_S):
-                await self._refresh()
-        return None if self._keys is None else self._keys.get(key_id)
+        age = time.monotonic() - self._fetched_at
+        if self._keys is not None and key_id in self._keys:
+            if age > JWKS_FRESH_S:
+                # Good until the set says otherwise; nobody waits for an issuer that is slow.
+                self._fetch_once()
+            return self._keys[key_id]
+        if self._fetching is not None or age > JWKS_REFETCH_S:
+            # Whoever goes away while waiting leaves the others their answer.
+            await asyncio.shield(self._fetch_once())
+        if self._keys is None:
+            raise Unavailable("The issuer of tokens cannot be reached to verify this one; try again.")
+        return self._keys.get(key_id)
+
+    def _fetch_once(self) -> asyncio.Task[None]:
+        if self._fetching is None:
+            self._fetching = asyncio.create_task(self._refresh(), name="key set")
+        return self._fetching
 
     async def _refresh(self) -> None:
-        # Set first: an issuer that is down is not asked again for each token.
-        self._fetched_at = time.monotonic()
         try:
             document = await asyncio.to_thread(self._fetch)
             self._keys = {key_id: found for key_id, found in map(_published, document["keys"]) if found is not None}
         except Exception as error:
-            if self._keys is None:
-                raise Unavailable("The issuer of tokens cannot be reached to verify this one; try again.") from error
-            log.warning(
-                "The key set at %s could not be fetched; going on with the last one.", self._url, exc_info=error
-            )
+            log.warning("The key set at %s could not be fetched.", self._url, exc_info=error)
+        finally:
+            # After a failure too: an issuer that is down is not asked again for each token.
+            self._fetched_at = time.monotonic()
+            self._fetching = None
 
     def _fetch(self) -> Any:
         # The scheme was checked when the setting was read.
@@ -163,6 +175,17 @@ def _algorithm(key: Any) -> str:
     if isinstance(key, Ed25519PublicKey):
         return "EdDSA"
     raise ValueError(f"no algorithm for a {type(key).__name__}")
+
+
+def _subject(claim: Any) -> str | None:
+    if claim is None:
+        return None
+    try:
+        # It becomes the `createdBy` of tasks.
+        check_name("The sub of a token", claim, SUBJECT_CHARACTERS_MAX)
+    except BadInput as error:
+        raise Unauthenticated(str(error)) from None
+    return str(claim)
 
 
 def _permissions(claim: Any) -> tuple[str, ...]:

@@ -131,7 +131,7 @@ def _task_id(task: strawberry.Parent[storage.Task]) -> strawberry.ID:
 async def _last_event(task: strawberry.Parent[storage.Task], info: Info) -> storage.Event:
     if task.last_event is not None:
         return task.last_event
-    events = await info.context.storage.reader.events(task.task_id, task.seq, task.seq)
+    events = await info.context.events(task.task_id, task.seq, task.seq)
     if not events:
         # Deleted since the task was read.
         raise storage.TaskNotFound(task.task_id)
@@ -147,7 +147,7 @@ async def _history(
     before: Annotated[int | None, strawberry.argument(description="Only events with a smaller number.")] = UNSET,
 ) -> Sequence[storage.Event]:
     first_seq, last_seq = history_range(task, given(first), given(last), given(after), given(before))
-    return await info.context.storage.reader.events(task.task_id, first_seq, last_seq)
+    return await info.context.events(task.task_id, first_seq, last_seq)
 
 
 @strawberry.type(description="A long-running task.")

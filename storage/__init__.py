@@ -8,6 +8,7 @@ This is the door; the rest of the package is behind it::
         async for update in storage.watch("T-7", after_seq=0): ...
 """
 
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from storage.commands import AddEvent, Cancel, Command, Complete, Create, Delete, Fail, Report, UpdateProgress
-from storage.database import open_engine, translated
+from storage.database import explain, open_engine
 from storage.errors import (
     BadInput,
     IdempotencyConflict,
@@ -30,7 +31,8 @@ from storage.errors import (
 )
 from storage.feed import Feed
 from storage.keys import Key, Keys, Permission
-from storage.migrate import current, head, migrate, require
+from storage.limits import check_name
+from storage.migrate import MIGRATION_WAIT_MS, current, head, migrate, require
 from storage.reader import LogPage, Reader, TaskPage, cursor, history_range
 from storage.task import Event, EventType, Status, Task, Update, UpdateType
 from storage.watch import watch
@@ -67,11 +69,14 @@ __all__ = [
     "Update",
     "UpdateProgress",
     "UpdateType",
+    "check_name",
     "cursor",
     "history_range",
     "open_storage",
     "upgrade_database",
 ]
+
+log = logging.getLogger(__name__)
 
 CONNECTIONS_MAX: Final = 10
 GROUP_COMMANDS_MAX: Final = 512
@@ -98,9 +103,9 @@ class Storage:
     async def check(self) -> dict[str, bool]:
         """Whether each thing that is needed to work is there."""
         try:
-            with translated():
-                revision = await current(self.engine)
-        except Unavailable:
+            revision = await current(self.engine)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the answer is the same
+            log.warning("The database cannot be used: %s", explain(error) or type(error).__name__)
             return {"database": False, "migrations": False, "writer": self.writer.alive}
         return {"database": True, "migrations": revision == head(), "writer": self.writer.alive}
 
@@ -111,8 +116,8 @@ async def upgrade_database(url: str) -> tuple[str | None, str]:
         url,
         connections_max=1,
         pool_wait_s=POOL_WAIT_S,
-        statement_timeout_ms=STATEMENT_TIMEOUT_MS,
-        lock_timeout_ms=LOCK_TIMEOUT_MS,
+        statement_timeout_ms=MIGRATION_WAIT_MS,
+        lock_timeout_ms=MIGRATION_WAIT_MS,
     )
     try:
         return await migrate(engine)
@@ -136,6 +141,8 @@ async def open_storage(
 
     Its schema is brought up to date, or, without `upgrade`, must be so already.
     """
+    if upgrade:
+        await upgrade_database(url)
     engine = open_engine(
         url,
         connections_max=connections_max,
@@ -144,7 +151,8 @@ async def open_storage(
         lock_timeout_ms=lock_timeout_ms,
     )
     try:
-        await (migrate(engine) if upgrade else require(engine))
+        if not upgrade:
+            await require(engine)
         feed = Feed()
         writer = Writer(engine, feed, group_commands_max=group_commands_max, waiting_commands_max=waiting_commands_max)
         storage = Storage(engine, feed, writer, Reader(engine), Keys(engine))

@@ -1,9 +1,10 @@
 """The pool of connections, and what the driver's errors mean. Nothing of the driver's words goes further than here."""
 
 import asyncio
-from collections.abc import Iterator
+import inspect
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 import asyncpg
 import orjson
@@ -14,7 +15,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from storage.errors import StartupError, Unavailable
 
+T = TypeVar("T")
+
 CONNECT_TIMEOUT_S: Final = 5
+# How much longer than the server the driver waits for the end of a statement.
+DRIVER_GRACE_S: Final = 5
+# What may follow the question mark of a URL: what the driver takes.
+_URL_OPTIONS: Final = inspect.signature(asyncpg.connect).parameters.keys() | {"prepared_statement_cache_size"}
 # PostgreSQL's own words for "not now": connection failures (08), resources (53), limits of time and locks (55, 57), and
 # what a restart or a failover does to a transaction (40, and 25006: the server became read-only).
 _PASSING_STATES: Final = ("08", "40", "53", "55", "57", "25006")
@@ -27,27 +34,31 @@ def open_engine(
     """A pool for a PostgreSQL URL. Connections are made when first needed."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise StartupError(
             "SPECTRAL_DATABASE_URL is not a URL; expected postgresql://user:password@host/name."
         ) from None
     if parsed.get_backend_name() not in ("postgres", "postgresql"):
-        raise StartupError(f"SPECTRAL_DATABASE_URL must name a PostgreSQL, got {parsed.drivername!r}.")
+        raise StartupError("SPECTRAL_DATABASE_URL must begin with postgresql://.")
     query = dict(parsed.query)
     if "sslmode" in query:
         # What libpq's URLs call sslmode, asyncpg calls ssl.
         query["ssl"] = query.pop("sslmode")
+    if unknown := sorted(query.keys() - _URL_OPTIONS):
+        raise StartupError(f"SPECTRAL_DATABASE_URL has an option that is not known here: {unknown[0]!r}.")
     return create_async_engine(
         parsed.set(drivername="postgresql+asyncpg", query=query),
         pool_size=connections_max,
         max_overflow=0,
         pool_timeout=pool_wait_s,
+        # What clients sent stays out of errors, and so out of the log.
+        hide_parameters=True,
         json_serializer=lambda value: orjson.dumps(value).decode(),
         json_deserializer=orjson.loads,
         connect_args={
             "timeout": CONNECT_TIMEOUT_S,
             # The server ends a statement by itself; this is for a server that no longer answers.
-            "command_timeout": statement_timeout_ms / 1000 + 5,
+            "command_timeout": statement_timeout_ms / 1000 + DRIVER_GRACE_S,
             "server_settings": {
                 "application_name": "spectral-notify",
                 # An acknowledged change is on disk, whatever the server's default is.
@@ -99,6 +110,17 @@ def translated() -> Iterator[None]:
         if is_passing(error):
             raise Unavailable("The database did not answer in time; try again.") from error
         raise
+
+
+async def patiently(read: Callable[[], Awaitable[T]]) -> T:
+    """Read, and once more when the pooled connection turns out to have died while it lay idle."""
+    with translated():
+        try:
+            return await read()
+        except DBAPIError as error:
+            if not is_connection_failure(error):
+                raise
+            return await read()
 
 
 def explain(error: BaseException) -> str | None:

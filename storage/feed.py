@@ -6,7 +6,7 @@ and the subscriber is told that there is something to read in the log. Publishin
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -15,16 +15,18 @@ from storage.task import Update
 # A subscriber that is this far behind reads the log instead. What is buffered is shared by all subscribers of the task.
 BUFFERED_UPDATES_MAX: Final = 64
 BUFFERED_EVENTS_MAX: Final = 256
+BUFFERED_BYTES_MAX: Final = 1024 * 1024
 
 
 class Subscriber:
     """One ear. Only the watch that opened it takes from it."""
 
-    __slots__ = ("_events", "_overrun", "_updates", "_waiter")
+    __slots__ = ("_bytes", "_events", "_overrun", "_updates", "_waiter")
 
     def __init__(self) -> None:
         self._updates: deque[Update] = deque()
         self._events = 0
+        self._bytes = 0
         self._overrun = False
         self._waiter: asyncio.Future[None] | None = None
 
@@ -41,23 +43,28 @@ class Subscriber:
             return None
         taken = list(self._updates)
         self._updates.clear()
-        self._events = 0
+        self._events = self._bytes = 0
         return taken
 
     def put(self, update: Update) -> None:
         """Add an update, or drop all when there is no more room."""
         if not self._overrun:
-            if len(self._updates) >= BUFFERED_UPDATES_MAX or self._events >= BUFFERED_EVENTS_MAX:
+            if (
+                len(self._updates) >= BUFFERED_UPDATES_MAX
+                or self._events >= BUFFERED_EVENTS_MAX
+                or (self._updates and self._bytes + update.size > BUFFERED_BYTES_MAX)
+            ):
                 self.look()
                 return
             self._updates.append(update)
             self._events += len(update.events)
+            self._bytes += update.size
         self._wake()
 
     def look(self) -> None:
         """Say that there may be something in the log which nobody published here."""
         self._updates.clear()
-        self._events = 0
+        self._events = self._bytes = 0
         self._overrun = True
         self._wake()
 
@@ -89,6 +96,12 @@ class Feed:
         """Tell the task's subscribers. Call it after the commit, in the order of commits."""
         for subscriber in self._subscribers.get(update.task.task_id, ()):
             subscriber.put(update)
+
+    def look(self, task_ids: Iterable[str]) -> None:
+        """Say that the log of these tasks may hold something that was not published."""
+        for task_id in task_ids:
+            for subscriber in self._subscribers.get(task_id, ()):
+                subscriber.look()
 
     @property
     def subscribers(self) -> int:

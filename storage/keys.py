@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from storage.batches import Batches
-from storage.database import translated
+from storage.database import patiently, translated
 from storage.errors import BadInput
 from storage.limits import check_name
 from storage.tables import api_keys
@@ -70,6 +70,8 @@ class Keys:
     async def create(self, name: str, permissions: Collection[Permission]) -> str:
         """Make a key and return it: this is the only time that anyone sees it."""
         check_name("The name of a key", name, KEY_NAME_CHARACTERS_MAX)
+        if not name.isprintable() or name != name.strip():
+            raise BadInput("The name of a key must be printable and have no space at its ends.")
         if not permissions:
             raise BadInput("A key must have at least one permission.")
         key_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
@@ -135,10 +137,12 @@ class Keys:
         return key
 
     async def _load(self, key_ids: Sequence[str]) -> dict[str, Key]:
-        with translated():
+        async def read() -> dict[str, Key]:
             async with self._engine.connect() as connection:
                 rows = await connection.execute(_BY_ID, {"key_ids": list(key_ids)})
                 return {row.key_id: _key(*row) for row in rows}
+
+        return await patiently(read)
 
     async def close(self) -> None:
         """Wait for what is under way."""

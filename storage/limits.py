@@ -19,6 +19,8 @@ MESSAGE_BYTES_MAX: Final = 64 * 1024
 METADATA_BYTES_MAX: Final = 256 * 1024
 # Deeper values are mistakes; parsers of clients give up at a few hundred levels.
 METADATA_DEPTH_MAX: Final = 64
+# Each is looked at, one after the other, while everybody else waits.
+METADATA_VALUES_MAX: Final = 20_000
 PROGRESS_MAX: Final = 100
 # Events that one answer may hold.
 HISTORY_PAGE_MAX: Final = 1_000
@@ -73,6 +75,8 @@ def metadata_json(value: Any) -> str | None:
 def _check_json(root: Any) -> None:
     # A stack of our own: the depth is the caller's, and Python's recursion is no bound to rely on.
     pending: list[tuple[Any, int]] = [(root, 1)]
+    # Counted before they are looked at: a value that stands in a list hundreds of times is as large as it reads.
+    values = 1
     while pending:
         value, depth = pending.pop()
         if isinstance(value, str):
@@ -91,6 +95,9 @@ def _check_json(root: Any) -> None:
             if isinstance(value, dict):
                 for key in value:
                     check_text("metadata", key)
+            values += len(value)
+            if values > METADATA_VALUES_MAX:
+                raise TooLarge(f"metadata must hold at most {METADATA_VALUES_MAX} values.")
             children = value.values() if isinstance(value, dict) else value
             pending.extend((child, depth + 1) for child in children)
         else:

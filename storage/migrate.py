@@ -3,6 +3,7 @@ once.
 """
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -21,7 +22,7 @@ T = TypeVar("T")
 # Any number will do, so long as every version of the program takes the same.
 _MIGRATION_LOCK: Final = 7_305_806_316
 # The first process may have a large table to rebuild while the others wait for it.
-_MIGRATION_WAIT_MS: Final = 600_000
+MIGRATION_WAIT_MS: Final = 600_000
 
 
 def config(connection: Connection | None = None) -> Config:
@@ -33,6 +34,7 @@ def config(connection: Connection | None = None) -> Config:
     return result
 
 
+@cache
 def head() -> str:
     """The revision that this program works with."""
     revision = ScriptDirectory.from_config(config()).get_current_head()
@@ -41,13 +43,16 @@ def head() -> str:
 
 
 async def migrate(engine: AsyncEngine) -> tuple[str | None, str]:
-    """Upgrade the schema; return the revision before (None: an empty database) and after."""
+    """Upgrade the schema; return the revision before (None: an empty database) and after.
+
+    Both a migration and the wait for another process's may take as long as the engine lets them.
+    """
     return await _at_start(engine, _migrate)
 
 
 async def require(engine: AsyncEngine) -> None:
     """Refuse to start on another schema than the program's own."""
-    found = await _at_start(engine, _revision)
+    found = await _at_start(engine, _known_revision)
     if found != head():
         raise StartupError(
             f"The database's schema is at {found or 'nothing'}, and this program works with {head()}. "
@@ -59,6 +64,17 @@ async def current(engine: AsyncEngine) -> str | None:
     """The revision that the database is at; None when it has no schema."""
     async with engine.connect() as connection:
         return await connection.run_sync(_revision)
+
+
+def _known_revision(connection: Connection) -> str | None:
+    found = _revision(connection)
+    known = {script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()}
+    if found is not None and found not in known:
+        raise StartupError(
+            f"The database's schema ({found}) is newer than this program (which knows {head()} as the latest). "
+            "Install the newer spectral-notify, or name another database."
+        )
+    return found
 
 
 async def _at_start(engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
@@ -80,17 +96,9 @@ def _revision(connection: Connection) -> str | None:
 
 def _migrate(connection: Connection) -> tuple[str | None, str]:
     with connection.begin():
-        connection.execute(text(f"SET LOCAL lock_timeout = {_MIGRATION_WAIT_MS}"))
-        connection.execute(text(f"SET LOCAL statement_timeout = {_MIGRATION_WAIT_MS}"))
         # Held until the transaction ends, so it is given back whatever happens to this process.
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
-        before = _revision(connection)
-        known = {script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()}
-        if before is not None and before not in known:
-            raise StartupError(
-                f"The database's schema ({before}) is newer than this program (which knows {head()} as the latest). "
-                "Install the newer spectral-notify, or name another database."
-            )
+        before = _known_revision(connection)
         if before != head():
             command.upgrade(config(connection), "head")
         return before, head()

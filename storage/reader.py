@@ -5,17 +5,16 @@ ranges, of any tasks, is one query.
 """
 
 import base64
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from sqlalchemy import ARRAY, BigInteger, Row, Text, any_, bindparam, func, literal, or_, select, tuple_, union_all
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from storage.batches import Batches
-from storage.database import is_connection_failure, translated
+from storage.database import patiently
 from storage.errors import BadInput, TooLarge
 from storage.limits import (
     HISTORY_PAGE_DEFAULT,
@@ -26,8 +25,6 @@ from storage.limits import (
 )
 from storage.tables import event_columns, event_of, task_events, task_of, tasks
 from storage.task import Event, Status, Task
-
-T = TypeVar("T")
 
 # Events in one chunk of a subscription's snapshot or of what it missed.
 LOG_CHUNK_EVENTS: Final = 500
@@ -57,6 +54,14 @@ class TaskPage:
     has_previous: bool
 
 
+@dataclass(slots=True)
+class _Events:
+    """The events of a range, or as many of them as may be held."""
+
+    events: tuple[Event, ...] = ()
+    cut: bool = False
+
+
 class Reader:
     """Lookups that travel together, and the list."""
 
@@ -80,12 +85,14 @@ class Reader:
         """The events from one number to another, both inclusive, oldest first."""
         if first_seq > last_seq:
             return ()
-        events = await self._events.get((task_id, first_seq, last_seq)) or ()
-        if events and events[-1].seq < last_seq:
+        found = await self._events.get((task_id, first_seq, last_seq))
+        if found is None:
+            return ()
+        if found.cut:
             raise TooLarge(
                 f"These {last_seq - first_seq + 1} events hold more than {EVENTS_BYTES_MAX} bytes; ask for fewer."
             )
-        return events
+        return found.events
 
     async def log(self, task_id: str, after_seq: int) -> LogPage | None:
         """The task and the next chunk of events after a number; None when there is no such task."""
@@ -118,12 +125,12 @@ class Reader:
             async with self._single.connect() as connection:
                 return (await connection.execute(statement, parameters)).all()
 
-        return await _patiently(read)
+        return await patiently(read)
 
     async def _load_tasks(self, task_ids: Sequence[str]) -> Mapping[str, Task]:
         return {row.task_id: task_of(row) for row in await self._rows(_TASKS_BY_ID, {"task_ids": list(task_ids)})}
 
-    async def _load_events(self, ranges: Sequence[Range]) -> Mapping[Range, tuple[Event, ...]]:
+    async def _load_events(self, ranges: Sequence[Range]) -> Mapping[Range, _Events]:
         return _by_range(ranges, await self._rows(_EVENTS_BY_RANGE, _range_parameters(ranges)))
 
     async def _load_logs(self, keys: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], LogPage]:
@@ -131,18 +138,7 @@ class Reader:
             async with self._instant.connect() as connection, connection.begin():
                 return await _logs(connection, keys)
 
-        return await _patiently(read)
-
-
-async def _patiently(read: Callable[[], Awaitable[T]]) -> T:
-    """Read, and once more when the pooled connection turns out to have died while it lay idle."""
-    with translated():
-        try:
-            return await read()
-        except DBAPIError as error:
-            if not is_connection_failure(error):
-                raise
-            return await read()
+        return await patiently(read)
 
 
 def history_range(
@@ -198,7 +194,11 @@ _wanted = select(
     func.unnest(bindparam("last_seqs", type_=ARRAY(BigInteger))).label("last_seq"),
 ).subquery("wanted")
 _slice = (
-    select(*event_columns, func.sum(task_events.c.size).over(order_by=task_events.c.seq).label("bytes"))
+    select(
+        *event_columns,
+        func.sum(task_events.c.size).over(order_by=task_events.c.seq).label("bytes"),
+        func.sum(task_events.c.size).over().label("bytes_all"),
+    )
     .where(
         task_events.c.task_id == _wanted.c.task_id,
         task_events.c.seq.between(_wanted.c.first_seq, _wanted.c.last_seq),
@@ -208,7 +208,10 @@ _slice = (
 )
 # The first event of a range comes whatever its size: there must be something to go on from.
 _EVENTS_BY_RANGE: Final = select(
-    _wanted.c.first_seq, _wanted.c.last_seq, *(_slice.c[column.name] for column in event_columns)
+    _wanted.c.first_seq,
+    _wanted.c.last_seq,
+    _slice.c.bytes_all > EVENTS_BYTES_MAX,
+    *(_slice.c[column.name] for column in event_columns),
 ).select_from(_wanted.join(_slice, or_(_slice.c.bytes <= EVENTS_BYTES_MAX, _slice.c.seq == _wanted.c.first_seq)))
 
 
@@ -217,12 +220,16 @@ def _range_parameters(ranges: Sequence[Range]) -> dict[str, list[Any]]:
     return {"task_ids": list(task_ids), "first_seqs": list(first_seqs), "last_seqs": list(last_seqs)}
 
 
-def _by_range(ranges: Sequence[Range], rows: Iterable[Sequence[Any]]) -> Mapping[Range, tuple[Event, ...]]:
+def _by_range(ranges: Sequence[Range], rows: Iterable[Sequence[Any]]) -> Mapping[Range, _Events]:
     found: dict[Range, list[Event]] = {key: [] for key in ranges}
+    cut: set[Range] = set()
     for row in rows:
-        event = event_of(row[2:])
-        found[event.task_id, row[0], row[1]].append(event)
-    return {key: tuple(events) for key, events in found.items()}
+        event = event_of(row[3:])
+        key = (event.task_id, row[0], row[1])
+        found[key].append(event)
+        if row[2]:
+            cut.add(key)
+    return {key: _Events(tuple(events), key in cut) for key, events in found.items()}
 
 
 async def _logs(connection: AsyncConnection, keys: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], LogPage]:
@@ -234,12 +241,14 @@ async def _logs(connection: AsyncConnection, keys: Sequence[tuple[str, int]]) ->
         for task_id, seq in keys
         if task_id in known and seq < known[task_id].seq
     }
-    events: Mapping[Range, tuple[Event, ...]] = {}
+    events: Mapping[Range, _Events] = {}
     if ranges:
         wanted = list(ranges.values())
         events = _by_range(wanted, await connection.execute(_EVENTS_BY_RANGE, _range_parameters(wanted)))
     return {
-        key: LogPage(known[key[0]], events[ranges[key]] if key in ranges else ()) for key in keys if key[0] in known
+        key: LogPage(known[key[0]], events[ranges[key]].events if key in ranges else ())
+        for key in keys
+        if key[0] in known
     }
 
 

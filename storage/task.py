@@ -100,11 +100,8 @@ class Update:
     type: UpdateType
     task: Task
     events: tuple[Event, ...]
-
-    @property
-    def last(self) -> bool:
-        """Whether nothing can follow: the task has ended, or it is gone."""
-        return self.type is UpdateType.DELETE or self.task.status.final
+    # Roughly the bytes of the events, for whoever keeps it; 0 for what is not kept.
+    size: int = 0
 
 
 _ENDINGS = {
@@ -114,13 +111,13 @@ _ENDINGS = {
 }
 
 
-def update_of(task: Task, events: tuple[Event, ...]) -> Update:
+def update_of(task: Task, events: tuple[Event, ...], size: int = 0) -> Update:
     """The update that these newest events of a task are. It is derived, so that the log tells the same story as the
     feed.
     """
     latest = events[-1]
     if latest.seq == task.seq and task.status.final:
-        return Update(_ENDINGS[task.status], task, events)
+        return Update(_ENDINGS[task.status], task, events, size)
     if latest.event_type is EventType.PROGRESS:
-        return Update(UpdateType.PROGRESS, task, events)
-    return Update(UpdateType.EVENT, task, events)
+        return Update(UpdateType.PROGRESS, task, events, size)
+    return Update(UpdateType.EVENT, task, events, size)

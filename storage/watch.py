@@ -4,14 +4,19 @@ Subscribe to the feed, then read; the other order loses a change that commits in
 line: send. A hole, or a buffer that overran: read the log. Numbers without gaps make each of these a comparison.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Final
 
-from storage.errors import BadInput, TaskNotFound
+from storage.errors import BadInput, TaskNotFound, Unavailable
 from storage.feed import Feed
-from storage.reader import Reader
+from storage.reader import LogPage, Reader
 from storage.task import Task, Update, UpdateType, update_of
+
+# A read of the log that fails is tried again after these.
+LOG_RETRY_WAITS_S: Final = (0.5, 1, 2, 4, 8)
 
 
 async def watch(feed: Feed, reader: Reader, task_id: str, after_seq: int | None) -> AsyncGenerator[Update, None]:
@@ -46,7 +51,9 @@ async def watch(feed: Feed, reader: Reader, task_id: str, after_seq: int | None)
                 if update is not None and update.task.created_at == task.created_at:
                     fresh = tuple(event for event in update.events if event.seq > seen)
                     if update.type is UpdateType.DELETE:
-                        yield replace(update, events=fresh)
+                        # What is missing before them went with the task; nobody can read it any more.
+                        following = bool(fresh) and fresh[0].seq == seen + 1
+                        yield replace(update, events=fresh if following else ())
                         return
                     if not fresh:
                         continue
@@ -65,10 +72,20 @@ async def watch(feed: Feed, reader: Reader, task_id: str, after_seq: int | None)
                         task, seen = chunk.task, chunk.events[-1].seq
 
 
+async def _read(reader: Reader, task_id: str, seen: int) -> LogPage | None:
+    """A page of the log; a database that is away for a moment ends no subscription."""
+    for wait_s in LOG_RETRY_WAITS_S:
+        try:
+            return await reader.log(task_id, seen)
+        except Unavailable:
+            await asyncio.sleep(wait_s)
+    return await reader.log(task_id, seen)
+
+
 async def _log(reader: Reader, task: Task, seen: int) -> AsyncGenerator[Update, None]:
     """What the log holds after `seen`, in chunks; a DELETE when that very task is no more."""
     while True:
-        page = await reader.log(task.task_id, seen)
+        page = await _read(reader, task.task_id, seen)
         if page is None or page.task.created_at != task.created_at:
             yield Update(UpdateType.DELETE, task, ())
             return

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ARRAY, Column, Select, Text, any_, bindparam, cast, delete, func, select, tuple_, update
+from sqlalchemy import ARRAY, Column, Select, Text, any_, bindparam, cast, delete, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncTransaction
 
 from storage.commands import Command, Create, Report
 from storage.database import is_connection_failure, is_passing, sqlstate
@@ -30,6 +30,10 @@ log = logging.getLogger(__name__)
 
 GROUP_BYTES_MAX: Final = 8 * 1024 * 1024
 WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
+# Who waited for a lock as a group has waited; alone, each command only finds out whose row is held.
+ALONE_LOCK_TIMEOUT_MS: Final = 10
+# When the log is read after a commit whose outcome is unknown: it may still be on its way.
+LOOK_AFTER_S: Final = (0, 2, 15)
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 _NOT_IN_TIME: Final = "The database did not answer in time; try again."
 _OUTCOME_UNKNOWN: Final = (
@@ -40,6 +44,10 @@ _OUTCOME_UNKNOWN: Final = (
 
 class OutcomeUnknown(Unavailable):
     """The connection died during COMMIT, so nobody here can know whether the change was made."""
+
+
+class NotConnected(Unavailable):
+    """No connection to the database could be had; nothing was tried."""
 
 
 @dataclass(slots=True)
@@ -93,6 +101,8 @@ class Writer:
         self._clock = clock
         self._waiting: deque[_Entry] = deque()
         self._waiting_bytes = 0
+        # Those that are being worked off.
+        self._group: list[_Entry] = []
         self._news = asyncio.Event()
         self._closing = False
         self._connection: AsyncConnection | None = None
@@ -122,7 +132,9 @@ class Writer:
         """Take no more commands, finish those that were accepted, and stop."""
         self._closing = True
         self._news.set()
-        await self._loop
+        # Whoever gives up waiting gives up nothing but waiting.
+        await asyncio.wait({self._loop})
+        self._loop.result()
 
     async def _run(self) -> None:
         try:
@@ -130,11 +142,17 @@ class Writer:
                 await self._news.wait()
                 self._news.clear()
                 while self._waiting:
-                    await self._work_off(self._gather())
+                    self._group = self._gather()
+                    try:
+                        await self._work_off(self._group)
+                    except Exception:
+                        # A fault of ours, after the commit for all we know. The writer goes on.
+                        log.exception("A group of %d commands was not ended in order.", len(self._group))
+                        self._leave_unknown(self._group, OutcomeUnknown(_OUTCOME_UNKNOWN))
                 if self._closing:
                     return
         finally:
-            for entry in self._waiting:
+            for entry in (*self._group, *self._waiting):
                 _answer(entry, Unavailable("The server is shutting down; try again."))
             await self._disconnect()
 
@@ -154,34 +172,48 @@ class Writer:
         error = await self._attempt(group)
         if error is None:
             return
-        if len(group) == 1 or isinstance(error, OutcomeUnknown) or is_connection_failure(error):
+        if isinstance(error, OutcomeUnknown):
+            log.error("Whether a group of %d commands was committed is not known.", len(group), exc_info=error)
+            self._leave_unknown(group, error)
+            return
+        if len(group) == 1 or isinstance(error, NotConnected) or is_connection_failure(error):
+            told = _told(error, group)
             for entry in group:
-                _answer(entry, _told(error, group))
+                _answer(entry, told)
             return
         # The database refused the group, and one command may be to blame: each has one try alone.
         log.warning("A group of %d commands was refused; trying each alone.", len(group), exc_info=error)
+        lock_timeout_ms = ALONE_LOCK_TIMEOUT_MS if sqlstate(error) == _LOCK_NOT_AVAILABLE else None
         stuck: set[str] = set()
         for entry in group:
             # A row that somebody else holds is waited for once, not once for each command that wants it.
             if entry.command.task_id in stuck:
                 _answer(entry, Unavailable(_NOT_IN_TIME))
                 continue
-            error = await self._attempt([entry])
+            error = await self._attempt([entry], lock_timeout_ms)
             if error is not None:
                 if sqlstate(error) == _LOCK_NOT_AVAILABLE:
                     stuck.add(entry.command.task_id)
                 _answer(entry, _told(error, [entry]))
 
-    async def _attempt(self, group: list[_Entry]) -> Exception | None:
+    def _leave_unknown(self, group: Sequence[_Entry], error: OutcomeUnknown) -> None:
+        """Tell callers that nobody knows, and have subscribers read the log: the change may be there unpublished."""
+        for entry in group:
+            _answer(entry, error)
+        task_ids = {entry.command.task_id for entry in group}
+        for wait_s in LOOK_AFTER_S:
+            asyncio.get_running_loop().call_later(wait_s, self._feed.look, task_ids)
+
+    async def _attempt(self, group: list[_Entry], lock_timeout_ms: int | None = None) -> Exception | None:
         """Commit the group and answer its callers, or return why the database would not have it."""
         try:
             try:
-                updates = await self._commit(group)
+                updates = await self._commit(group, lock_timeout_ms)
             except DBAPIError as error:
                 if not is_connection_failure(error):
                     raise
                 # Most often the connection died while it lay idle. Nothing was committed, so a fresh one may try.
-                updates = await self._commit(group)
+                updates = await self._commit(group, lock_timeout_ms)
         except Exception as error:  # noqa: BLE001 - whatever it is, the callers must hear of it and the loop go on
             return error
         for change in updates:
@@ -190,20 +222,32 @@ class Writer:
             _answer(entry, entry.outcome)
         return None
 
-    async def _commit(self, group: list[_Entry]) -> list[Update]:
+    async def _commit(self, group: list[_Entry], lock_timeout_ms: int | None) -> list[Update]:
+        transaction: AsyncTransaction | None = None
         try:
             if self._connection is None:
-                self._connection = await self._engine.connect()
+                self._connection = await self._connect()
             transaction = await self._connection.begin()
+            if lock_timeout_ms is not None:
+                await self._connection.execute(text(f"SET LOCAL lock_timeout = {lock_timeout_ms}"))
             updates = await _write(self._connection, group, self._clock())
             try:
                 await transaction.commit()
             except Exception as error:
                 raise OutcomeUnknown(_OUTCOME_UNKNOWN) from error
             return updates
-        except BaseException:
-            await self._disconnect()
+        except BaseException as error:
+            # A connection on which the database said no is good: kept, so that no readers stand before us in a queue.
+            refused = transaction is not None and sqlstate(error) and not is_connection_failure(error)
+            if not (refused and transaction is not None and await _rolled_back(transaction)):
+                await self._disconnect()
             raise
+
+    async def _connect(self) -> AsyncConnection:
+        try:
+            return await self._engine.connect()
+        except Exception as error:
+            raise NotConnected(_NOT_IN_TIME) from error
 
     async def _disconnect(self) -> None:
         """Give the connection back; the pool rolls back what is open and drops what is broken."""
@@ -213,6 +257,14 @@ class Writer:
                 await connection.close()
             except Exception as error:
                 log.debug("A connection could not be closed in order.", exc_info=error)
+
+
+async def _rolled_back(transaction: AsyncTransaction) -> bool:
+    try:
+        await transaction.rollback()
+    except Exception:  # noqa: BLE001 - whatever it is, the connection is not to be trusted
+        return False
+    return True
 
 
 def _answer(entry: _Entry, outcome: Task | Exception | None) -> None:
@@ -226,8 +278,8 @@ def _answer(entry: _Entry, outcome: Task | Exception | None) -> None:
 
 def _told(error: Exception, group: Sequence[_Entry]) -> Exception:
     """What the callers of a failed group hear."""
-    if isinstance(error, Unavailable):
-        log.error("A group of %d commands has an unknown outcome.", len(group), exc_info=error)
+    if isinstance(error, NotConnected):
+        log.error("No connection to the database could be had for %d commands.", len(group), exc_info=error)
         return error
     if is_passing(error):
         log.warning("A group of %d commands could not be written.", len(group), exc_info=error)
@@ -252,7 +304,8 @@ async def _write(connection: AsyncConnection, group: Sequence[_Entry], now: date
     for row in rows.values():
         updates.extend(row.updates)
         if row.task is not None and row.events:
-            updates.append(update_of(row.task, tuple(event for event, _ in row.events)))
+            size = sum(command.size for _, command in row.events)
+            updates.append(update_of(row.task, tuple(event for event, _ in row.events), size))
     return updates
 
 
@@ -310,7 +363,8 @@ def _fold(row: _Row, command: Command, now: datetime) -> Task | None:
     task = decide(row.task, command, now + timedelta(microseconds=len(row.updates)))
     if task is None:
         assert row.task is not None
-        row.updates.append(Update(UpdateType.DELETE, row.task, tuple(event for event, _ in row.events)))
+        size = sum(reported.size for _, reported in row.events)
+        row.updates.append(Update(UpdateType.DELETE, row.task, tuple(event for event, _ in row.events), size))
         row.task, row.deleted, row.creation = None, True, None
         row.events.clear()
         row.keys.clear()

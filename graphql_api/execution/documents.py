@@ -5,6 +5,7 @@ means when its fragments are spread; a fragment is counted once, however often i
 cheap as the document is short.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,18 +17,28 @@ from graphql import (
     InlineFragmentNode,
     OperationDefinitionNode,
     SelectionSetNode,
+    TokenKind,
 )
 
 from graphql_api.errors import ValidationFailed
+from storage import TooLarge
 
 # Counted by the parser; it stops there. A full introspection query has about 400.
 TOKENS_MAX: Final = 1_000
+# Values of any size travel in variables.
+DOCUMENT_CHARACTERS_MAX: Final = 100_000
+NAME_CHARACTERS_MAX: Final = 255
+NUMBER_CHARACTERS_MAX: Final = 400
 OPERATIONS_MAX: Final = 20
 DEPTH_MAX: Final = 16
 # With every fragment spread.
 FIELDS_MAX: Final = 500
 ROOT_FIELDS_MAX: Final = 50
 DIRECTIVES_MAX: Final = 50
+# Selected under one name in one place; validation compares each with each.
+NAMESAKES_MAX: Final = 10
+# `__schema` and `__type`: each walks the whole schema.
+INTROSPECTIONS_MAX: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +47,21 @@ class _Cost:
     fields: int = 0
     root_fields: int = 0
     directives: int = 0
+    introspections: int = 0
+
+
+def check_size(text: str) -> None:
+    """Refuse a document that is too long to be parsed."""
+    if len(text) > DOCUMENT_CHARACTERS_MAX:
+        raise TooLarge(
+            f"A document must have at most {DOCUMENT_CHARACTERS_MAX} characters, got {len(text)}; "
+            "send large values as variables."
+        )
 
 
 def check_document(document: DocumentNode) -> None:
     """Refuse a document that is beyond a bound, by the name of the bound."""
+    _check_words(document)
     fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
     operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
     _check("operations", len(operations), OPERATIONS_MAX)
@@ -50,6 +72,7 @@ def check_document(document: DocumentNode) -> None:
         total_fields += cost.fields
         _check("levels", cost.depth, DEPTH_MAX)
         _check("root fields", cost.root_fields, ROOT_FIELDS_MAX)
+        _check("introspections", cost.introspections, INTROSPECTIONS_MAX)
         _check("directives", cost.directives + len(operation.directives or ()), DIRECTIVES_MAX)
     for name in fragments:
         # Unused ones are validated too.
@@ -62,16 +85,32 @@ def _check(name: str, count: int, count_max: int) -> None:
         raise ValidationFailed(f"A document must have at most {count_max} {name}, got {count}.")
 
 
+def _check_words(document: DocumentNode) -> None:
+    token = document.loc.start_token if document.loc else None
+    while token is not None:
+        size = token.end - token.start
+        if token.kind is TokenKind.NAME and size > NAME_CHARACTERS_MAX:
+            raise ValidationFailed(f"A name must have at most {NAME_CHARACTERS_MAX} characters, got {size}.")
+        if token.kind in (TokenKind.INT, TokenKind.FLOAT) and size > NUMBER_CHARACTERS_MAX:
+            raise ValidationFailed(f"A number must have at most {NUMBER_CHARACTERS_MAX} characters, got {size}.")
+        token = token.next
+
+
 def _cost(
     selections: SelectionSetNode,
     fragments: dict[str, FragmentDefinitionNode],
     known: dict[str, _Cost],
     spreading: tuple[str, ...],
 ) -> _Cost:
-    depth = fields = root_fields = directives = 0
+    if not selections.selections:
+        raise ValidationFailed("A selection must name at least one field.")
+    depth = fields = root_fields = directives = introspections = 0
+    names = Counter((node.alias or node.name).value for node in selections.selections if isinstance(node, FieldNode))
+    _check("selections of one name", max(names.values(), default=0), NAMESAKES_MAX)
     for node in selections.selections:
         directives += len(node.directives or ())
         if isinstance(node, FieldNode):
+            introspections += node.name.value in ("__schema", "__type")
             inner = _cost(node.selection_set, fragments, known, spreading) if node.selection_set else _Cost()
             depth = max(depth, 1 + inner.depth)
             fields += 1 + inner.fields
@@ -86,7 +125,8 @@ def _cost(
             fields += inner.fields
             root_fields += inner.root_fields
         directives += inner.directives
-    return _Cost(depth, fields, root_fields, directives)
+        introspections += inner.introspections
+    return _Cost(depth, fields, root_fields, directives, introspections)
 
 
 def _fragment(

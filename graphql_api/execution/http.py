@@ -5,7 +5,7 @@ JSON whenever the client takes JSON, however many other types it lists, and a su
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
@@ -32,6 +32,14 @@ HTML: Final = "text/html"
 _JSON_TYPES: Final = (JSON, GRAPHQL_JSON)
 _STREAM_TYPES: Final = (EVENT_STREAM, MULTIPART)
 HEARTBEAT_S: Final = 15.0
+_PAGE_HEADERS: Final = {
+    # No other page may show this one in a frame and have its buttons pressed.
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Vary": "Accept",
+}
 
 
 class Refused(Exception):
@@ -97,7 +105,7 @@ class GraphQLOverHTTP:
         self._storage = storage
         self._plans = plans
         self._doorkeeper = doorkeeper
-        self._page = get_graphql_ide_html(graphql_ide="graphiql").encode() if explorer else None
+        self._page = _explorer() if explorer else None
         self._body_bytes_max = body_bytes_max
         self._body_timeout_s = body_timeout_s
         self._stopping = stopping
@@ -124,7 +132,7 @@ class GraphQLOverHTTP:
     ) -> None:
         method = scope["method"]
         if method == "GET" and self._page and _best(accepted, (*_JSON_TYPES, *_STREAM_TYPES, HTML)) == HTML:
-            await Response(self._page, media_type=HTML)(scope, receive, send)
+            await Response(self._page, 200, _PAGE_HEADERS, HTML)(scope, receive, send)
             return
         if method == "GET":
             operation = _operation(_parameters(scope["query_string"]))
@@ -160,8 +168,10 @@ class GraphQLOverHTTP:
             return
         elif streamed is None:
             raise Refused(406, BadInput(f"This is answered as {JSON} or {GRAPHQL_JSON}, neither of which is accepted."))
-        answers = self._plans.stream(plan, operation.variables, context)
-        await self._stream(_FRAMINGS[streamed], answers, receive, send)
+        answers = self._plans.stream(plan, plan.declared(operation.variables), context)
+        async with aclosing(answers):
+            guarded = self._doorkeeper.guard(headers.get("authorization"), answers)
+            await self._stream(_FRAMINGS[streamed], guarded, receive, send)
 
     async def _body(self, headers: Headers, receive: Receive) -> Any:
         length = headers.get("content-length", "0")
@@ -202,14 +212,23 @@ class GraphQLOverHTTP:
         gone = asyncio.create_task(_disconnected(receive), name="stream: disconnect")
         stopping = asyncio.create_task(self._stopping.wait(), name="stream: stop")
         try:
-            async with aclosing(answers):
-                async for part in _with_heartbeat(framing, answers, {gone, stopping}):
+            # The outer is closed first: it has a step of the inner under way.
+            async with aclosing(answers), aclosing(_with_heartbeat(framing, answers, {gone, stopping})) as parts:
+                async for part in parts:
                     await send({"type": "http.response.body", "body": part, "more_body": True})
             if not gone.done():
-                await send({"type": "http.response.body", "body": framing.end, "more_body": False})
+                # A stream that we break off has no end of its own: its client is to come back.
+                end = b"" if stopping.done() else framing.end
+                await send({"type": "http.response.body", "body": end, "more_body": False})
         finally:
             gone.cancel()
             stopping.cancel()
+
+
+def _explorer() -> bytes:
+    # Headers hold keys, and what the page persists lies in the browser for good.
+    page = get_graphql_ide_html(graphql_ide="graphiql")
+    return page.replace("shouldPersistHeaders: true", "shouldPersistHeaders: false").encode()
 
 
 async def _disconnected(receive: Receive) -> None:
@@ -219,7 +238,7 @@ async def _disconnected(receive: Receive) -> None:
 
 async def _with_heartbeat(
     framing: Framing, answers: AsyncGenerator[Answer, None], ends: set[asyncio.Task[Any]]
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     yield framing.start
     while True:
         following = asyncio.create_task(_next(answers), name="stream: next")
@@ -247,6 +266,8 @@ async def _next(answers: AsyncGenerator[Answer, None]) -> Answer | None:
         return await anext(answers, None)
     except RequestRefused as refused:
         return {"errors": refused.errors}
+    except Refusal as error:
+        return {"errors": [refusal(error)]}
 
 
 def _json(body: Any, content_type: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -291,8 +312,8 @@ def _check_content(headers: Headers) -> None:
     for parameter in parameters:
         if parameter.startswith("charset=") and parameter.removeprefix("charset=").strip('"') not in ("utf-8", "utf8"):
             raise Refused(415, BadInput(f"The charset must be utf-8, got {parameter.removeprefix('charset=')}."))
-    encoding = headers.get("content-encoding", "identity")
-    if encoding != "identity":
+    encoding = ",".join(headers.getlist("content-encoding")) or "identity"
+    if encoding.lower() != "identity":
         raise Refused(415, BadInput(f"The Content-Encoding must be identity, got {encoding}."), {"Accept-Encoding": ""})
 
 

@@ -29,12 +29,14 @@ from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 
 from graphql_api.auth import Context
 from graphql_api.errors import ParseFailed, ValidationFailed, present, refusal
-from graphql_api.execution.documents import TOKENS_MAX, check_document
+from graphql_api.execution.documents import TOKENS_MAX, check_document, check_size
 from storage import BadInput, Refusal
 
 # Plans that are kept. A plan keeps a parsed document, which is some fifty times as large as its text.
 PLANS_MAX: Final = 500
 PLANNED_CHARACTERS_MAX: Final = 1_000_000
+# Enough to mend a document by; finding all would take long in one that is made to have many.
+VALIDATION_ERRORS_MAX: Final = 10
 
 Answer = dict[str, Any]
 """A response in the shape that GraphQL has it: `data`, `errors`."""
@@ -47,8 +49,14 @@ class Plan:
     document: DocumentNode
     operation_name: str | None
     operation_type: OperationType
+    # The variables that the operation declares; others are not kept.
+    variables: frozenset[str]
     # The one field of a subscription, when it stands in the operation itself.
     root_field: FieldNode | None
+
+    def declared(self, variables: dict[str, Any] | None) -> dict[str, Any]:
+        """The variables that matter; a stream keeps them for as long as it lasts."""
+        return {name: value for name, value in (variables or {}).items() if name in self.variables}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +134,10 @@ class Plans:
 
     def _make(self, query: str, operation_name: str | None) -> Plan:
         try:
+            check_size(query)
             document = parse(query, max_tokens=TOKENS_MAX)
             check_document(document)
-            errors = validate(self._schema, document)
+            errors = validate(self._schema, document, max_errors=VALIDATION_ERRORS_MAX)
         except GraphQLError as error:
             raise RequestRefused([present(error)]) from None
         except RecursionError:
@@ -143,7 +152,11 @@ class Plans:
         operation = _choose(operations, operation_name)
         root_field = operation.selection_set.selections[0]
         return Plan(
-            document, operation_name, operation.operation, root_field if isinstance(root_field, FieldNode) else None
+            document,
+            operation_name,
+            operation.operation,
+            frozenset(node.variable.name.value for node in operation.variable_definitions or ()),
+            root_field if isinstance(root_field, FieldNode) else None,
         )
 
     async def run(self, plan: Plan, variables: dict[str, Any] | None, context: Context) -> Answer:

@@ -1,8 +1,8 @@
 """GraphQL over a WebSocket: the graphql-transport-ws protocol, and no other.
 
-One entry in ``_operations`` is the whole truth of an operation's life: it is there from `subscribe` until just before
-its last message, so its ID is free again when the client hears the end. What goes wrong with an operation is told to
-that operation; the socket is closed only for breaking the protocol, because it carries the client's other operations
+One entry in ``_operations`` is the whole truth of an operation's life: it is there from `subscribe` until its last
+message is on its way, so its ID is free again when the client hears the end. What goes wrong with an operation is told
+to that operation; the socket is closed only for breaking the protocol, because it carries the client's other operations
 too.
 """
 
@@ -19,7 +19,7 @@ from graphql_api.auth import Context, Doorkeeper
 from graphql_api.errors import refusal
 from graphql_api.execution.json import decode, encode
 from graphql_api.execution.plan import Plans, RequestRefused, read_operation
-from storage import BadInput, Refusal, Storage, Unavailable
+from storage import BadInput, Refusal, Storage, TooLarge, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ PROTOCOL: Final = "graphql-transport-ws"
 REASON_BYTES_MAX: Final = 123
 # A client may queue many messages at once, and taking them does not wait; others get their turn after so many.
 MESSAGES_IN_A_ROW: Final = 16
+ID_CHARACTERS_MAX: Final = 255
 
 BAD_REQUEST: Final = 4400
 UNAUTHORIZED: Final = 4401
@@ -63,6 +64,7 @@ class GraphQLOverWebSocket:
         allowed_origins: tuple[str, ...],
         connection_init_timeout_s: float,
         operations_max: int,
+        open_bytes_max: int,
     ) -> None:
         self.storage = storage
         self.plans = plans
@@ -70,6 +72,7 @@ class GraphQLOverWebSocket:
         self.allowed_origins = allowed_origins
         self.connection_init_timeout_s = connection_init_timeout_s
         self.operations_max = operations_max
+        self.open_bytes_max = open_bytes_max
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -77,7 +80,7 @@ class GraphQLOverWebSocket:
         await receive()
         if not self._origin_allowed(headers):
             # Closed before it is accepted: the handshake is answered with 403.
-            log.warning("A socket from a page of another origin was refused: %s", headers.get("origin"))
+            log.warning("A socket from a page of another origin was refused: %.200r", headers.get("origin"))
             await send({"type": "websocket.close", "code": 1008})
             return
         known = PROTOCOL in scope["subprotocols"]
@@ -92,7 +95,11 @@ class GraphQLOverWebSocket:
         # Only browsers send it, and only in browsers can another site's page use somebody's session.
         if origin is None or "*" in self.allowed_origins or origin in self.allowed_origins:
             return True
-        return urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
+        try:
+            page = urlsplit(origin).netloc.lower()
+        except ValueError:
+            return False
+        return page != "" and page == headers.get("host", "").lower()
 
 
 class Socket:
@@ -106,8 +113,8 @@ class Socket:
         self._send = send
         self._acknowledged = False
         self._operations: dict[str, asyncio.Task[None]] = {}
-        # Those in `_operations`, and those that gave their ID back and are still saying their last message.
-        self._tasks: set[asyncio.Task[None]] = set()
+        # Those in `_operations`, and those that were told to end and have not; each with the size of what asked for it.
+        self._tasks: dict[asyncio.Task[None], int] = {}
 
     async def serve(self) -> None:
         """Take messages until the client is gone or breaks the protocol; then end its operations."""
@@ -125,7 +132,8 @@ class Socket:
                 if taken % MESSAGES_IN_A_ROW == 0:
                     await asyncio.sleep(0)
         except ProtocolBroken as broken:
-            log.info("A socket was closed: %d %s", broken.code, broken)
+            # Quoted and cut: the reason may hold what the client sent.
+            log.info("A socket was closed: %d %.200r", broken.code, str(broken))
             await self._close(broken.code, str(broken))
         except Gone:
             pass
@@ -156,13 +164,13 @@ class Socket:
             case "pong":
                 pass
             case "subscribe":
-                await self._subscribe(message)
+                await self._subscribe(message, len(text))
             case "complete":
                 task = self._operations.pop(_id(message), None)
                 if task is not None:
                     task.cancel()
             case unknown:
-                raise ProtocolBroken(BAD_REQUEST, f"Unknown message type: {unknown}")
+                raise ProtocolBroken(BAD_REQUEST, f"Unknown message type: {unknown:.40}")
 
     async def _init(self, message: dict[str, Any]) -> None:
         if self._acknowledged:
@@ -184,7 +192,7 @@ class Socket:
         await self._say({"type": "connection_ack"})
         self._acknowledged = True
 
-    async def _subscribe(self, message: dict[str, Any]) -> None:
+    async def _subscribe(self, message: dict[str, Any], size: int) -> None:
         if not self._acknowledged:
             raise ProtocolBroken(UNAUTHORIZED, "Unauthorized")
         operation_id = _id(message)
@@ -193,8 +201,12 @@ class Socket:
         payload = message.get("payload")
         if not isinstance(payload, dict):
             raise ProtocolBroken(BAD_REQUEST, "The payload of subscribe must be an object")
+        error: Refusal | None = None
         if len(self._operations) >= self._endpoint.operations_max:
             error = BadInput(f"A socket may have at most {self._endpoint.operations_max} operations open.")
+        elif sum(self._tasks.values(), size) > self._endpoint.open_bytes_max:
+            error = TooLarge(f"The open operations of a socket may have at most {self._endpoint.open_bytes_max} bytes.")
+        if error is not None:
             await self._say({"id": operation_id, "type": "error", "payload": [refusal(error)]})
             return
         # A client that reads nothing while it asks for more waits until its answers are on the wire.
@@ -202,16 +214,17 @@ class Socket:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         task = asyncio.create_task(self._run(operation_id, payload), name=f"operation {operation_id[:40]}")
         self._operations[operation_id] = task
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = size
+        task.add_done_callback(self._tasks.pop)
 
     async def _run(self, operation_id: str, payload: dict[str, Any]) -> None:
         try:
             last = await self._perform(operation_id, payload)
             # Only the operation that holds the ID gives it back: after a `complete` it may be another's.
             if self._operations.get(operation_id) is asyncio.current_task():
-                del self._operations[operation_id]
+                # Freed when the message is out; until then a `complete` can still call it back.
                 await self._say(last)
+                self._operations.pop(operation_id, None)
         except (Gone, OSError):
             # The wire was cut while we spoke; the loop that takes messages hears of it too.
             pass
@@ -224,8 +237,12 @@ class Socket:
             # Asked anew for each operation: a key may have been revoked since the socket was opened.
             viewer = await endpoint.doorkeeper.viewer(self._authorization)
             plan = endpoint.plans.plan(operation.query, operation.operation_name)
-            context = Context(endpoint.storage, viewer)
-            async with aclosing(endpoint.plans.stream(plan, operation.variables, context)) as answers:
+            variables = plan.declared(operation.variables)
+            # A stream may last for days; what it does not need goes now.
+            del operation
+            payload.clear()
+            stream = endpoint.plans.stream(plan, variables, Context(endpoint.storage, viewer))
+            async with aclosing(stream), aclosing(endpoint.doorkeeper.guard(self._authorization, stream)) as answers:
                 async for answer in answers:
                     await self._say({"id": operation_id, "type": "next", "payload": answer})
         except (Gone, OSError):
@@ -252,8 +269,8 @@ class Socket:
 
 def _id(message: dict[str, Any]) -> str:
     operation_id = message.get("id")
-    if not isinstance(operation_id, str) or not operation_id:
-        raise ProtocolBroken(BAD_REQUEST, "The id of an operation must be a string that is not empty")
+    if not isinstance(operation_id, str) or not 0 < len(operation_id) <= ID_CHARACTERS_MAX:
+        raise ProtocolBroken(BAD_REQUEST, f"An id must be a string of 1 to {ID_CHARACTERS_MAX} characters")
     return operation_id
 
 

@@ -1,0 +1,247 @@
+"""Write into these pages what the code knows: statuses and times, settings, error codes.
+
+A part that is made stands between two comments that name it, and everything around it is written by hand::
+
+    python docs/generate.py            write
+    python docs/generate.py --check    fail with a sentence when a page is stale
+"""
+
+import argparse
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from types import NoneType
+from typing import Any, Final, get_args
+
+from annotated_types import Ge, Le, MinLen
+from pydantic import HttpUrl, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+import graphql_api.errors  # noqa: F401 - the refusals that are listed are those of the modules that are loaded
+from graphql_api.settings import PREFIX, Settings
+from storage import (
+    AddEvent,
+    Cancel,
+    Command,
+    Complete,
+    Create,
+    EventType,
+    Fail,
+    Refusal,
+    Status,
+    Task,
+    UpdateProgress,
+)
+from storage.lifecycle import ENTERED_AT, TRANSITIONS, Move, decide
+
+DOCS: Final = Path(__file__).parent
+_INSTANT: Final = datetime(2026, 1, 1, tzinfo=UTC)
+
+# What clients call each move.
+_MUTATIONS: Final[Mapping[Move, str]] = {
+    Move.NOTE: "`addEvent` without progress",
+    Move.PROGRESS: "`updateProgress`, `addEvent` with progress",
+    Move.COMPLETE: "`complete`",
+    Move.FAIL: "`fail`",
+    Move.CANCEL: "`cancel`",
+}
+_TYPES: Final[Mapping[Any, str]] = {
+    bool: "`true` or `false`",
+    str: "text",
+    SecretStr: "text, secret",
+    Path: "path",
+    HttpUrl: "URL",
+}
+
+
+def transitions() -> Iterator[str]:
+    """The table of moves and statuses."""
+    yield from _table(
+        ["", *(f"in {status}" for status in Status)],
+        ([_MUTATIONS[move], *(_outcome(status, row.get(status)) for status in Status)] for move, row in _moves()),
+    )
+
+
+def diagram() -> Iterator[str]:
+    """The same as a picture."""
+    first = Create(task_id="any").status
+    yield "```mermaid"
+    yield "stateDiagram-v2"
+    yield f"    [*] --> {first}: create"
+    for move, row in _moves():
+        for before, after in row.items():
+            yield f"    {before} --> {after}: {_MUTATIONS[move].replace('`', '')}"
+    yield "```"
+
+
+def events() -> Iterator[str]:
+    """What each mutation writes, found by asking the rules."""
+    task = decide(None, Create(task_id="any"), _INSTANT)
+    assert task is not None
+    samples: Sequence[tuple[str, Task | None, Command]] = [
+        ("`create`", None, Create(task_id="any")),
+        ("`addEvent`", task, AddEvent(task_id="any", event_type=EventType.LOG, message="m")),
+        ("`updateProgress`", task, UpdateProgress(task_id="any", progress=50)),
+        ("`complete`", task, Complete(task_id="any")),
+        ("`fail`", task, Fail(task_id="any", error="e")),
+        ("`cancel`", task, Cancel(task_id="any")),
+    ]
+    own = {"m": "the caller's", "e": "the `error`"}
+    rows = []
+    for name, before, command in samples:
+        after = decide(before, command, _INSTANT)
+        assert after is not None
+        event = after.last_event
+        assert event is not None
+        asked = isinstance(command, AddEvent)
+        rows.append(
+            [
+                name,
+                "the caller's" if asked else f"`{event.event_type}`",
+                own.get(event.message, f'"{event.message}"'),
+                "the caller's, if any" if asked else "none" if event.progress is None else str(event.progress),
+            ]
+        )
+    yield from _table(["mutation", "`eventType`", "`message`", "`progress` of the event"], rows)
+
+
+def times() -> Iterator[str]:
+    """Which time each status sets."""
+    rows = ([str(status), f"`{_camel(ENTERED_AT[status])}`"] for status in Status if status in ENTERED_AT)
+    yield from _table(["entering", "sets"], rows)
+
+
+def settings() -> Iterator[str]:
+    """Every setting."""
+    rows = (
+        [f"`{PREFIX}{name.upper()}`", _kind(field), _default(field), field.description or ""]
+        for name, field in Settings.model_fields.items()
+    )
+    yield from _table(["setting", "value", "default", "what it is"], rows)
+
+
+def codes() -> Iterator[str]:
+    """Every code of an error."""
+    rows = [[f"`{refusal.code}`", _first_paragraph(refusal)] for refusal in _refusals(Refusal)]
+    rows.append(["`INTERNAL_SERVER_ERROR`", "A fault of the server. The log has the traceback under the same `id`."])
+    yield from _table(["code", "meaning"], rows)
+
+
+PARTS: Final[Mapping[str, Mapping[str, Callable[[], Iterator[str]]]]] = {
+    "lifecycle.md": {"transitions": transitions, "diagram": diagram, "events": events, "times": times},
+    "operations.md": {"settings": settings},
+    "clients.md": {"codes": codes},
+}
+
+
+def render(text: str, parts: Mapping[str, Callable[[], Iterator[str]]]) -> str:
+    """The page with its made parts as they should be."""
+    for name, make in parts.items():
+        start, end = f"<!-- made by generate.py: {name} -->", f"<!-- end: {name} -->"
+        before, found, rest = text.partition(start)
+        _, closed, after = rest.partition(end)
+        if not found or not closed:
+            raise SystemExit(f'A page must hold "{start}" and "{end}".')
+        text = before + "\n".join([start, "", *make(), "", end]) + after
+    return text
+
+
+def main() -> None:
+    """Write the pages, or check them."""
+    parser = argparse.ArgumentParser(description="Write into the pages what the code knows.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when a page is stale")
+    check = parser.parse_args().check
+    stale = []
+    for name, parts in PARTS.items():
+        page = DOCS / name
+        written = page.read_text(encoding="utf-8")
+        rendered = render(written, parts)
+        if rendered != written and check:
+            stale.append(f"docs/{name}")
+        elif rendered != written:
+            page.write_text(rendered, encoding="utf-8")
+    if stale:
+        sys.exit(f"{' and '.join(stale)} no longer say what the code does: run `make schema` and read the difference.")
+
+
+def _moves() -> Iterator[tuple[Move, Mapping[Status, Status]]]:
+    yield from TRANSITIONS.items()
+
+
+def _outcome(before: Status, after: Status | None) -> str:
+    if after is None:
+        return "refused"
+    return "stays" if after is before else f"→ {after}"
+
+
+def _camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(word.capitalize() for word in others)
+
+
+def _kind(field: FieldInfo) -> str:
+    annotation: Any = field.annotation
+    choices = get_args(annotation)
+    if NoneType in choices:
+        (annotation,) = (choice for choice in choices if choice is not NoneType)
+        choices = get_args(annotation)
+    bounds: dict[type, Any] = {type(bound): bound for bound in field.metadata}
+    if annotation is int:
+        return f"{bounds[Ge].ge} to {bounds[Le].le}"
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return _alternatives([choice.value for choice in annotation])
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return _alternatives(choices)
+    if choices == (str, ...):
+        return "texts, separated by commas"
+    if MinLen in bounds:
+        return f"{_TYPES[annotation]}, at least {bounds[MinLen].min_length} characters"
+    return _TYPES[annotation]
+
+
+def _alternatives(choices: Sequence[str]) -> str:
+    *others, last = (f"`{choice}`" for choice in choices)
+    return f"{', '.join(others)} or {last}"
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.default
+    if value is PydanticUndefined:
+        # Made when the program starts; the description says of what.
+        return "depends"
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value}`"
+
+
+def _refusals(root: type[Refusal]) -> Iterator[type[Refusal]]:
+    for refusal in root.__subclasses__():
+        # One without a code of its own is a special case of its parent.
+        if "code" in vars(refusal):
+            yield refusal
+        yield from _refusals(refusal)
+
+
+def _first_paragraph(thing: type) -> str:
+    return (inspect.getdoc(thing) or "").partition("\n\n")[0].replace("\n", " ")
+
+
+def _table(head: Sequence[str], rows: Iterator[list[str]] | list[list[str]]) -> Iterator[str]:
+    yield _row(head)
+    yield _row(["---"] * len(head))
+    for row in rows:
+        yield _row([cell.replace("|", "\\|") for cell in row])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"
+
+
+if __name__ == "__main__":
+    main()

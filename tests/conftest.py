@@ -1,0 +1,175 @@
+"""What all tests share: coroutines that run, one real PostgreSQL, and a fresh database for each test that asks.
+
+The embedded PostgreSQL serves unless TEST_DATABASE_URL names another, whose user may create databases.
+"""
+
+import asyncio
+import inspect
+import os
+import secrets
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+from sqlalchemy import make_url
+
+from storage import upgrade_database
+from storage.tables import schema
+from tests.postgres import execute, session
+
+# How long anything that a test waits for may take, on the slowest machine.
+TEST_TIMEOUT_S: Final = 60.0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is a coroutine, in a loop of its own and with one time-out."""
+    test = pyfuncitem.obj
+    if not inspect.iscoroutinefunction(test):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(test).parameters}
+    asyncio.run(_leaving_nothing_behind(test(**arguments)), debug=False)
+    return True
+
+
+async def _leaving_nothing_behind(test: Awaitable[None]) -> None:
+    async with asyncio.timeout(TEST_TIMEOUT_S):
+        await test
+    # What is still running may be about to end; what does not end was left behind.
+    if left := asyncio.all_tasks() - {asyncio.current_task()}:
+        _, forgotten = await asyncio.wait(left, timeout=1)
+        assert not forgotten, f"the test left behind {forgotten}"
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a PostgreSQL in which one may create databases."""
+    if named := os.environ.get("TEST_DATABASE_URL"):
+        yield make_url(named).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
+        return
+    # A loop and a thread of its own: tests come and go with theirs.
+    url: Future[str] = Future()
+    stop = threading.Event()
+    folder = tmp_path_factory.mktemp("postgres")
+    thread = threading.Thread(target=lambda: asyncio.run(_serve(folder, url, stop)), name="postgres")
+    thread.start()
+    try:
+        yield url.result(TEST_TIMEOUT_S)
+    finally:
+        stop.set()
+        thread.join()
+
+
+async def _serve(folder: Path, url: Future[str], stop: threading.Event) -> None:
+    # Imported here: with TEST_DATABASE_URL, nothing embedded need be installed.
+    from storage.embedded import embedded_postgres
+
+    try:
+        async with embedded_postgres(folder, role="command"):
+            pass
+        await _let_it_create_databases(folder)
+        async with embedded_postgres(folder, role="server") as started:
+            url.set_result(started)
+            await asyncio.to_thread(stop.wait)
+    except BaseException as error:
+        if url.done():
+            raise
+        url.set_exception(error)
+
+
+async def _let_it_create_databases(folder: Path) -> None:
+    """Users' data is safer when the program's role can do nothing but own its database; tests want one each."""
+    from storage.embedded_account import account_for
+    from storage.embedded_programs import Programs
+
+    cluster = folder / "postgres"
+    programs = Programs(folder / "postgres.log")
+    programs.account = account_for(cluster)
+    statement = "ALTER ROLE spectral_notify CREATEDB\n"
+    await programs.run(
+        "postgres", "--single", "-D", str(cluster), "postgres", stdin=statement, timeout_s=TEST_TIMEOUT_S
+    )
+    (cluster / "pg_hba.conf").write_text("local all spectral_notify scram-sha-256\n")
+
+
+@pytest.fixture(scope="session")
+def template(server: str) -> Iterator[str]:
+    """A database with the program's schema and no rows, from which others are cloned."""
+    with _database(server) as url:
+        asyncio.run(upgrade_database(url))
+        yield url
+
+
+@pytest.fixture(scope="session")
+def clones(server: str, template: str) -> Iterator["_Clones"]:
+    """The databases that tests have given back."""
+    with ExitStack() as stack:
+        options = f"TEMPLATE {make_url(template).database}"
+        yield _Clones(lambda: stack.enter_context(_database(server, options)), asyncio.run(_schema(template)))
+
+
+@pytest.fixture
+def database(clones: "_Clones") -> Iterator[str]:
+    """The URL of a database with the program's schema and no rows, for one test alone."""
+    url = clones.take()
+    yield url
+    asyncio.run(clones.give_back(url))
+
+
+@pytest.fixture
+def empty_database(server: str) -> Iterator[str]:
+    """The URL of a database with nothing in it, for one test alone."""
+    with _database(server) as url:
+        yield url
+
+
+@contextmanager
+def _database(server: str, options: str = "") -> Iterator[str]:
+    name = f"test_{secrets.token_hex(4)}"
+    asyncio.run(execute(server, f"CREATE DATABASE {name} {options}"))
+    try:
+        yield make_url(server).set(database=name).render_as_string(hide_password=False)
+    finally:
+        asyncio.run(execute(server, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+class _Clones:
+    """Clones of the template. To empty one takes a tenth of the time that it takes to make one."""
+
+    def __init__(self, clone: Callable[[], str], schema: str) -> None:
+        self._clone = clone
+        self._schema = schema
+        self._unused: list[str] = []
+
+    def take(self) -> str:
+        return self._unused.pop() if self._unused else self._clone()
+
+    async def give_back(self, url: str) -> None:
+        """Take it for another test, unless this one has changed more than rows."""
+        if await _schema(url) != self._schema:
+            return
+        async with session(url) as connection:
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid();"
+                f"TRUNCATE {', '.join(schema.tables)}"
+            )
+        self._unused.append(url)
+
+
+async def _schema(url: str) -> str:
+    """What a database has beside rows: its tables, triggers and so on, its settings, and its revision."""
+    kinds = ("pg_class", "pg_proc", "pg_trigger", "pg_constraint", "pg_attrdef")
+    objects = " UNION ALL ".join(f"SELECT oid FROM {kind} WHERE oid >= 16384" for kind in kinds)
+    async with session(url) as connection:
+        return str(
+            await connection.fetchrow(
+                f"SELECT array(SELECT * FROM ({objects}) ORDER BY 1), array(SELECT version_num FROM alembic_version), "
+                "array(SELECT setconfig FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase"
+                " WHERE datname = current_database())"
+            )
+        )
