@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from types import NoneType
-from typing import Any, Final, get_args
+from typing import Annotated, Any, Final, get_args, get_origin
 
-from annotated_types import Ge, Le, MinLen
+from annotated_types import Ge, Le
 from pydantic import HttpUrl, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -188,7 +188,9 @@ def _kind(field: FieldInfo) -> str:
     choices = get_args(annotation)
     if NoneType in choices:
         (annotation,) = (choice for choice in choices if choice is not NoneType)
-        choices = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    choices = get_args(annotation)
     bounds: dict[type, Any] = {type(bound): bound for bound in field.metadata}
     if annotation is int:
         return f"{bounds[Ge].ge} to {bounds[Le].le}"
@@ -198,8 +200,6 @@ def _kind(field: FieldInfo) -> str:
         return _alternatives(choices)
     if choices == (str, ...):
         return "texts, separated by commas"
-    if MinLen in bounds:
-        return f"{_TYPES[annotation]}, at least {bounds[MinLen].min_length} characters"
     return _TYPES[annotation]
 
 

@@ -8,7 +8,8 @@ from typing import Final, TypeVar
 
 import asyncpg
 import orjson
-from sqlalchemy import make_url
+from sqlalchemy import event, make_url
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -46,7 +47,7 @@ def open_engine(
         query["ssl"] = query.pop("sslmode")
     if unknown := sorted(query.keys() - _URL_OPTIONS):
         raise StartupError(f"SPECTRAL_DATABASE_URL has an option that is not known here: {unknown[0]!r}.")
-    return create_async_engine(
+    engine = create_async_engine(
         parsed.set(drivername="postgresql+asyncpg", query=query),
         pool_size=connections_max,
         max_overflow=0,
@@ -77,6 +78,15 @@ def open_engine(
             },
         },
     )
+    event.listen(engine.sync_engine, "handle_error", _forget_detail)
+    return engine
+
+
+def _forget_detail(context: ExceptionContext) -> None:
+    # It quotes whole rows, with what clients sent.
+    error = context.original_exception.__cause__
+    if isinstance(error, asyncpg.PostgresError):
+        error.detail = None
 
 
 def sqlstate(error: BaseException) -> str:

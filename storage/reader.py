@@ -4,6 +4,7 @@ Events are numbered 1, 2, 3 … without a gap, so every question about a history
 ranges, of any tasks, is one query.
 """
 
+import asyncio
 import base64
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,6 +76,8 @@ class Reader:
             self._load_events, weigh=lambda wanted: wanted[2] - wanted[1] + 1, weight_max=BATCH_EVENTS_MAX
         )
         self._logs = Batches(self._load_logs)
+        # Reads that nothing can be batched with.
+        self._under_way: set[asyncio.Task[Sequence[Row[Any]]]] = set()
 
     async def task(self, task_id: str) -> Task | None:
         """The task with this ID, or None."""
@@ -113,12 +116,21 @@ class Reader:
         statement = select(func.count()).select_from(tasks)
         if statuses is not None:
             statement = statement.where(tasks.c.status.in_([status.value for status in statuses]))
-        return int((await self._rows(statement))[0][0])
+        return int((await self._apart(statement))[0][0])
 
     async def close(self) -> None:
         """Wait for what is under way."""
         for batches in (self._tasks, self._events, self._logs):
             await batches.close()
+        while self._under_way:
+            await asyncio.wait(self._under_way)
+
+    async def _apart(self, statement: Any) -> Sequence[Row[Any]]:
+        # In a task of its own: a caller who goes away leaves no connection in the middle of a statement.
+        task = asyncio.create_task(self._rows(statement))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
 
     async def _rows(self, statement: Any, parameters: Mapping[str, Any] | None = None) -> Sequence[Row[Any]]:
         async def read() -> Sequence[Row[Any]]:

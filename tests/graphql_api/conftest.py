@@ -9,12 +9,14 @@ from typing import Any, TypeAlias
 import httpx
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import make_url
 
 from graphql_api.app import build_app
 from graphql_api.server import Server, _listening, _uvicorn_config, open_configured_storage
 from graphql_api.settings import PREFIX, Settings
 from storage import Permission
 from tests.graphql_api.clients import WAIT_S, Api
+from tests.postgres import execute
 
 Serving: TypeAlias = Callable[..., AbstractAsyncContextManager[Api]]
 """Takes settings, by name, and serves with them."""
@@ -72,3 +74,25 @@ def serving(database: str) -> Serving:
                 assert storage.feed.subscribers == 0, "a subscription outlived the server"
 
     return serve
+
+
+Outage: TypeAlias = Callable[[], AbstractAsyncContextManager[None]]
+"""While it lasts, the database ends every session and takes no new one."""
+
+
+@pytest.fixture
+def outage(database: str, server: str) -> Outage:
+    name = make_url(database).database
+
+    @asynccontextmanager
+    async def last() -> AsyncIterator[None]:
+        await execute(server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        try:
+            await execute(
+                server, f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{name}'"
+            )
+            yield
+        finally:
+            await execute(server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+    return last

@@ -6,13 +6,11 @@ from collections.abc import AsyncIterator
 from typing import Any, Final, NoReturn
 
 import pytest
-from sqlalchemy import make_url
 
 from storage import BadInput, Task, Update, UpdateType
 from storage import keys as storage_keys
 from tests.graphql_api.clients import TRANSPORTS, Transport, code, data, error
-from tests.graphql_api.conftest import Serving
-from tests.postgres import execute
+from tests.graphql_api.conftest import Outage, Serving
 
 both = pytest.mark.parametrize("transport", TRANSPORTS)
 
@@ -111,39 +109,30 @@ async def test_a_field_that_fails_leaves_the_others(serving: Serving, transport:
 
 @both
 async def test_without_its_database_the_server_is_unavailable_and_says_that_a_retry_may_help(
-    serving: Serving, transport: Transport, database: str, server: str, monkeypatch: pytest.MonkeyPatch
+    serving: Serving, transport: Transport, outage: Outage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage_keys, "BELIEVED_S", 1_000_000)
-    name = make_url(database).database
     async with serving() as api, api.over(transport) as ask, api.socket() as socket:
         await api.create("T-7")
         watch = await socket.watch("T-7")
         await socket.update(watch)
         assert "errors" not in await ask(FIND)
-        await execute(server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-        await execute(server, f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{name}'")
-        for document, path in ((FIND, ["found"]), (CANCEL, ["cancel"]), ("{ tasks { totalCount } }", ["tasks"])):
-            answer = await ask(document)
-            shown = error(answer)
-            assert (shown["path"], shown["extensions"]) == (path, {"code": "UNAVAILABLE", "retryable": True})
-            # The driver's words are nobody's business.
-            assert "connection" not in shown["message"]
-            assert str(name) not in shown["message"]
-        refused = await socket.watch("T-7")
-        assert code({"errors": (await socket.take())["payload"]}) == "UNAVAILABLE"
-        assert refused != watch
-
-        await execute(server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        async with outage():
+            for document, path in ((FIND, ["found"]), (CANCEL, ["cancel"]), ("{ tasks { totalCount } }", ["tasks"])):
+                shown = error(await ask(document))
+                assert (shown["path"], shown["extensions"]) == (path, {"code": "UNAVAILABLE", "retryable": True})
+                # The driver's words are nobody's business.
+                assert "connection" not in shown["message"]
+                assert "test_" not in shown["message"]
+            await socket.watch("T-7")
+            assert code({"errors": (await socket.take())["payload"]}) == "UNAVAILABLE"
         assert "errors" not in await ask(CANCEL)
         # Whoever watched has missed nothing.
         assert [update["type"] for update in await socket.updates(watch)] == ["CANCEL"]
 
 
-async def test_a_key_that_cannot_be_looked_up_is_no_wrong_key(serving: Serving, database: str, server: str) -> None:
-    name = make_url(database).database
-    async with serving() as api:
-        await execute(server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-        await execute(server, f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{name}'")
+async def test_a_key_that_cannot_be_looked_up_is_no_wrong_key(serving: Serving, outage: Outage) -> None:
+    async with serving() as api, outage():
         response = await api.post({"query": FIND}, key=api.admin_key)
         assert (response.status_code, code(response.json())) == (503, "UNAVAILABLE")
         async with api.socket(init=False) as socket:

@@ -269,7 +269,7 @@ async def test_a_deletion_after_a_hole_comes_without_the_events_that_do_not_foll
 async def test_a_database_that_is_away_for_a_moment_ends_no_stream(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.watch.LOG_RETRY_WAITS_S", (0, 0))
+    monkeypatch.setitem(watch.__globals__, "LOG_RETRY_WAITS_S", (0, 0))
     async with open_storage(database, upgrade=False) as storage:
         await task_with(storage, 1)
         reader = Slow(storage)
