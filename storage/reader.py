@@ -106,7 +106,7 @@ class Reader:
         if not 1 <= first <= TASKS_PAGE_MAX:
             raise BadInput(f"first must be 1 to {TASKS_PAGE_MAX}, got {first}.")
         position = None if after is None else _position(after)
-        rows = () if statuses is not None and not statuses else await self._rows(_page(first + 1, position, statuses))
+        rows = () if statuses is not None and not statuses else await self._apart(_page(first + 1, position, statuses))
         return TaskPage(
             tuple(map(task_of, rows[:first])), has_next=len(rows) > first, has_previous=position is not None
         )

@@ -4,12 +4,16 @@ import asyncio
 import gzip
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
+from graphql_api import wire
 from graphql_api.app import PATH
 from graphql_api.settings import Settings
+from storage import UpdateProgress
 from tests.graphql_api.clients import TRANSPORTS, Answer, Api, Socket, Transport, code, data, error, numbers
 from tests.graphql_api.conftest import Serving
 
@@ -223,6 +227,31 @@ DOCUMENTS: Final = {
         None,
         "GRAPHQL_VALIDATION_FAILED",
         "50 directives",
+    ),
+    "a document of more than 100,000 characters": (
+        "{ viewer { name } }" + " " * 100_000,
+        None,
+        "TOO_LARGE",
+        "100000 characters",
+    ),
+    "a name of 256 characters": ("{ " + "n" * 256 + " }", None, "GRAPHQL_VALIDATION_FAILED", "255 characters"),
+    "a number of 5,000 digits": (
+        f'mutation {{ complete(taskId: "T-7", metadata: {"9" * 5_000}) {{ id }} }}',
+        None,
+        "GRAPHQL_VALIDATION_FAILED",
+        "400 characters",
+    ),
+    "one field again and again": (
+        "{ viewer {" + " name" * 11 + " } }",
+        None,
+        "GRAPHQL_VALIDATION_FAILED",
+        "10 selections of one name",
+    ),
+    "the schema again and again": (
+        "{" + " ".join(f"s{n}: __schema {{ queryType {{ name }} }}" for n in range(4)) + "}",
+        None,
+        "GRAPHQL_VALIDATION_FAILED",
+        "3 introspections",
     ),
     "two fields in a subscription": (
         'subscription { a: taskUpdates(taskId: "T-7") { type } b: taskUpdates(taskId: "T-7") { type } }',
@@ -652,6 +681,57 @@ async def test_a_socket_has_a_bound_on_open_operations(serving: Serving) -> None
         assert "at most 2" in refused[0]["payload"][0]["message"]
         await socket.say({"type": "complete", "id": watches[0]})
         assert (await socket.update(await socket.watch("T-7")))["type"] == "SNAPSHOT"
+
+
+async def test_the_open_operations_of_a_socket_have_a_bound_in_bytes(serving: Serving) -> None:
+    query, padding = 'subscription { taskUpdates(taskId: "T-7") { type } }', {"padding": "x" * 900_000}
+    async with serving() as api, api.socket() as socket:
+        await api.create("T-7")
+        for _ in range(2):
+            assert data(await socket.following(await socket.subscribe(query, padding)))
+        refused = await socket.subscribe(query, padding)
+        message = await socket.take()
+        assert (message["type"], message["id"]) == ("error", refused)
+        assert code({"errors": message["payload"]}) == "TOO_LARGE"
+        # A small one still fits.
+        assert (await socket.update(await socket.watch("T-7")))["type"] == "SNAPSHOT"
+
+
+async def test_a_message_in_too_many_fragments_closes_the_socket(serving: Serving) -> None:
+    async with serving() as api, api.socket() as socket:
+        with suppress(ConnectionClosed):
+            await socket.wire.send(" " for _ in range(1_000))
+        assert (await socket.closed())[0] == 1008
+
+
+async def test_headers_have_a_bound_in_bytes(serving: Serving) -> None:
+    async with serving() as api:
+        assert (await api.http.get("/healthz", headers={"X": "x" * 60_000})).status_code == 200
+        assert (await api.http.get("/healthz", headers={"X": "x" * 70_000})).status_code == 400
+
+
+async def test_headers_that_do_not_arrive_are_given_up(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "HEADERS_TIMEOUT_S", 0.05)
+    async with serving() as api:
+        for beginning in (b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: "):
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(api.origin.rpartition(":")[2]))
+            writer.write(beginning)
+            assert await reader.read() == b""
+            writer.close()
+            await writer.wait_closed()
+
+
+async def test_an_operation_has_a_bound_on_the_events_it_reads(serving: Serving) -> None:
+    fields = " ".join(f"h{number}: history(last: 1000) {{ seq }}" for number in range(10))
+    async with serving() as api:
+        await api.create("T-7")
+        for _ in range(4):
+            commands = [UpdateProgress(task_id="T-7", progress=number % 100) for number in range(250)]
+            await asyncio.gather(*map(api.storage.writer.submit, commands))
+        assert "errors" not in await api.ask(f'{{ task(taskId: "T-7") {{ {fields} }} }}')
+        answer = await api.ask(f'{{ task(taskId: "T-7") {{ {fields} one: history(last: 1) {{ seq }} }} }}')
+    assert code(answer) == "TOO_LARGE"
+    assert "10000 events" in error(answer)["message"]
 
 
 async def test_a_flood_of_operations_by_a_client_that_does_not_read_costs_a_bounded_number_of_tasks(
