@@ -53,6 +53,7 @@ log = logging.getLogger(__name__)
 GUARD_BELIEVES_S: Final = 4.0
 # Events that one operation may read, over all its fields.
 OPERATION_EVENTS_MAX: Final = 10_000
+OPERATION_BYTES_MAX: Final = 32 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -62,6 +63,7 @@ class Context:
     storage: Storage
     viewer: Viewer
     events_left: int = OPERATION_EVENTS_MAX
+    bytes_left: int = OPERATION_BYTES_MAX
 
     async def events(self, task_id: str, first_seq: int, last_seq: int) -> Sequence[Event]:
         """Events of a task's log, as many as the operation may still read."""
@@ -69,7 +71,11 @@ class Context:
         self.events_left -= max(0, last_seq - first_seq + 1)
         if self.events_left < 0:
             raise TooLarge(f"One operation may read at most {OPERATION_EVENTS_MAX} events; ask for fewer.")
-        return await self.storage.reader.events(task_id, first_seq, last_seq)
+        events = await self.storage.reader.events(task_id, first_seq, last_seq)
+        self.bytes_left -= sum(len(event.message) + len(event.metadata or "") for event in events)
+        if self.bytes_left < 0:
+            raise TooLarge(f"One operation may read at most {OPERATION_BYTES_MAX} bytes of events; ask for fewer.")
+        return events
 
 
 Info: TypeAlias = strawberry.Info[Context, None]

@@ -42,7 +42,7 @@ class ValidationFailed(Refusal):
 
 def present(error: GraphQLError) -> dict[str, Any]:
     """A GraphQL error as the client sees it."""
-    shown: dict[str, Any] = {"message": error.message}
+    shown: dict[str, Any] = {"message": _sendable(error.message)}
     if error.locations:
         shown["locations"] = [{"line": place.line, "column": place.column} for place in error.locations]
     if error.path is not None:
@@ -66,8 +66,13 @@ def present(error: GraphQLError) -> dict[str, Any]:
 def refusal(error: Exception) -> dict[str, Any]:
     """An error that has no place in a document, as the client sees it."""
     if isinstance(error, Refusal):
-        return {"message": str(error), "extensions": {"code": error.code, **error.extensions}}
+        return {"message": _sendable(str(error)), "extensions": {"code": error.code, **error.extensions}}
     return _mask(error, None)
+
+
+def _sendable(message: str) -> str:
+    # It may quote a lone surrogate that a client sent, which no encoder of JSON takes.
+    return message.encode(errors="backslashreplace").decode()
 
 
 def _mask(error: Exception, path: Sequence[str | int] | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Annotated, Any, Final
 
+import orjson
 import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
@@ -40,7 +41,8 @@ SCALARS: Final[dict[object, ScalarDefinition]] = {
         name="JSON",
         description="Any JSON value: object, list, string, number, boolean or null.",
         specified_by_url="https://ecma-international.org/wp-content/uploads/ECMA-404_2nd_edition_december_2017.pdf",
-        serialize=lambda value: value,
+        # The text goes into the answer as it is.
+        serialize=orjson.Fragment,
         parse_value=lambda value: value,
     ),
 }

@@ -34,7 +34,7 @@ from storage.keys import Key, Keys, Permission
 from storage.limits import check_name
 from storage.migrate import MIGRATION_WAIT_MS, current, head, migrate, require
 from storage.reader import LogPage, Reader, TaskPage, cursor, history_range
-from storage.task import Event, EventType, Status, Task, Update, UpdateType
+from storage.task import Event, EventType, Json, Status, Task, Update, UpdateType
 from storage.watch import watch
 from storage.writer import Writer
 
@@ -50,6 +50,7 @@ __all__ = [
     "EventType",
     "Fail",
     "IdempotencyConflict",
+    "Json",
     "Key",
     "Keys",
     "LogPage",

@@ -18,7 +18,7 @@ from storage.limits import (
     check_progress,
     metadata_json,
 )
-from storage.task import EventType, Status
+from storage.task import EventType, Json, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class Create(Command):
     metadata: Any = None
     created_by: str | None = None
     # The text that the database keeps, made once.
-    metadata_json: str | None = field(init=False, repr=False)
+    metadata_json: Json | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         Command.__post_init__(self)
@@ -78,7 +78,7 @@ class Report(Command):
 
     metadata: Any = None
     idempotency_key: str | None = None
-    metadata_json: str | None = field(init=False, repr=False)
+    metadata_json: Json | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         Command.__post_init__(self)

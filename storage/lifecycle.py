@@ -70,7 +70,7 @@ def _create(task: Task | None, command: Create, now: datetime) -> Task:
         status=command.status,
         # As `complete` has it: what has succeeded is done.
         progress=PROGRESS_MAX if command.status is Status.SUCCESS else command.progress,
-        metadata=command.metadata,
+        metadata=command.metadata_json,
         seq=1,
         created_by=command.created_by,
         created_at=now,
@@ -79,7 +79,7 @@ def _create(task: Task | None, command: Create, now: datetime) -> Task:
         completed_at=times.get("completed_at"),
         failed_at=times.get("failed_at"),
         canceled_at=times.get("canceled_at"),
-        last_event=Event(command.task_id, 1, EventType.LOG, "Task created", None, command.metadata, now),
+        last_event=Event(command.task_id, 1, EventType.LOG, "Task created", None, command.metadata_json, now),
     )
 
 
@@ -102,7 +102,7 @@ def _report(task: Task, command: Report, now: datetime) -> Task:
         progress=task.progress if progress is None else progress,
         seq=seq,
         updated_at=now,
-        last_event=Event(task.task_id, seq, event_type, message, progress, command.metadata, now),
+        last_event=Event(task.task_id, seq, event_type, message, progress, command.metadata_json, now),
         **changes,
     )
 

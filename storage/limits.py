@@ -10,6 +10,7 @@ from typing import Any, Final
 import orjson
 
 from storage.errors import BadInput, TooLarge
+from storage.task import Json
 
 TASK_ID_CHARACTERS_MAX: Final = 255
 IDEMPOTENCY_KEY_CHARACTERS_MAX: Final = 255
@@ -61,7 +62,7 @@ def check_progress(value: int) -> None:
         raise BadInput(f"progress must be 0 to {PROGRESS_MAX}, got {value}.")
 
 
-def metadata_json(value: Any) -> str | None:
+def metadata_json(value: Any) -> Json | None:
     """The JSON text of metadata, or None for none. Refuse what is too large or would come back changed."""
     if value is None:
         return None
@@ -69,7 +70,7 @@ def metadata_json(value: Any) -> str | None:
     text = orjson.dumps(value)
     if len(text) > METADATA_BYTES_MAX:
         raise TooLarge(f"metadata must have at most {METADATA_BYTES_MAX} bytes as JSON, got {len(text)}.")
-    return text.decode()
+    return Json(text.decode())
 
 
 def _check_json(root: Any) -> None:

@@ -24,7 +24,7 @@ from storage.limits import (
     TASKS_PAGE_MAX,
     check_name,
 )
-from storage.tables import event_columns, event_of, task_events, task_of, tasks
+from storage.tables import event_columns, event_of, task_columns, task_events, task_of, tasks
 from storage.task import Event, Status, Task
 
 # Events in one chunk of a subscription's snapshot or of what it missed.
@@ -198,7 +198,7 @@ def _position(text: str) -> tuple[datetime, str]:
         raise BadInput("after must be an endCursor or a cursor that this list gave, got something else.") from None
 
 
-_TASKS_BY_ID: Final = select(tasks).where(tasks.c.task_id == any_(bindparam("task_ids", type_=ARRAY(Text))))
+_TASKS_BY_ID: Final = select(*task_columns).where(tasks.c.task_id == any_(bindparam("task_ids", type_=ARRAY(Text))))
 
 _wanted = select(
     func.unnest(bindparam("task_ids", type_=ARRAY(Text))).label("task_id"),
@@ -266,7 +266,7 @@ async def _logs(connection: AsyncConnection, keys: Sequence[tuple[str, int]]) ->
 
 def _page(limit: int, position: tuple[datetime, str] | None, statuses: Collection[Status] | None) -> Any:
     order = (tasks.c.created_at.desc(), tasks.c.task_id.desc())
-    newest = select(tasks).order_by(*order).limit(limit)
+    newest = select(*task_columns).order_by(*order).limit(limit)
     if position is not None:
         newest = newest.where(tuple_(tasks.c.created_at, tasks.c.task_id) < tuple_(*map(literal, position)))
     if statuses is None:

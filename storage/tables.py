@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnElement,
     DateTime,
     Index,
     Integer,
@@ -20,11 +21,12 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
+    cast,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from storage.task import Event, EventType, Status, Task
+from storage.task import Event, EventType, Json, Status, Task
 
 schema = MetaData(
     naming_convention={
@@ -116,15 +118,25 @@ api_keys = Table(
 )
 
 
+def _read(column: Column[Any]) -> ColumnElement[Any]:
+    # JSON is read as the text that it is sent as.
+    return cast(column, Text).label(column.name) if isinstance(column.type, JSONB) else column
+
+
+# What is read of a task, and of an event.
+task_columns = [_read(column) for column in tasks.c]
+event_columns = [_read(task_events.c[name]) for name in Event.__slots__]
+
+
 def task_of(row: Sequence[Any]) -> Task:
-    """The task that a row of ``tasks`` is."""
+    """The task that a row of ``task_columns`` is."""
     task_id, status, progress, metadata, seq, created_by, *times = row
     created_at, updated_at, started_at, completed_at, failed_at, canceled_at = times
     return Task(
         task_id,
         Status(status),
         progress,
-        metadata,
+        None if metadata is None else Json(metadata),
         seq,
         created_by,
         created_at,
@@ -137,11 +149,8 @@ def task_of(row: Sequence[Any]) -> Task:
     )
 
 
-# The columns of `task_events` that are the event itself.
-event_columns = [task_events.c[name] for name in Event.__slots__]
-
-
 def event_of(row: Sequence[Any]) -> Event:
     """The event that a row of ``event_columns`` is."""
     task_id, seq, event_type, message, progress, metadata, timestamp = row
-    return Event(task_id, seq, EventType(event_type), message, progress, metadata, timestamp)
+    text = None if metadata is None else Json(metadata)
+    return Event(task_id, seq, EventType(event_type), message, progress, text, timestamp)

@@ -9,6 +9,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+import orjson
+
 
 class Status(StrEnum):
     """Where a task is in its life."""
@@ -54,6 +56,16 @@ class UpdateType(StrEnum):
     DELETE = "DELETE"
 
 
+class Json(str):
+    """JSON as text, the way it is kept and sent. Nothing on the way from the database to a client looks into it."""
+
+    __slots__ = ()
+
+    def value(self) -> Any:
+        """The value that it is."""
+        return orjson.loads(self)
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One line of a task's log. It never changes."""
@@ -63,7 +75,7 @@ class Event:
     event_type: EventType
     message: str
     progress: int | None
-    metadata: Any
+    metadata: Json | None
     timestamp: datetime
 
 
@@ -74,7 +86,7 @@ class Task:
     task_id: str
     status: Status
     progress: int
-    metadata: Any
+    metadata: Json | None
     seq: int
     created_by: str | None
     # Set once. A task that was deleted and created again under the same ID differs from the first in this.

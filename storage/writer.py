@@ -23,7 +23,7 @@ from storage.database import is_connection_failure, is_passing, sqlstate
 from storage.errors import IdempotencyConflict, Refusal, Unavailable
 from storage.feed import Feed
 from storage.lifecycle import decide
-from storage.tables import task_events, task_of, tasks
+from storage.tables import task_columns, task_events, task_of, tasks
 from storage.task import Event, Task, Update, UpdateType, update_of
 
 log = logging.getLogger(__name__)
@@ -462,7 +462,9 @@ _task_ids = bindparam("task_ids", type_=ARRAY(Text))
 
 # The lock of the whole design: one statement in one place. Always in order of task_id, so that no two groups, of
 # whatever processes, can each hold a row that the other waits for.
-_LOCK: Final = select(tasks).where(tasks.c.task_id == any_(_task_ids)).order_by(tasks.c.task_id).with_for_update()
+_LOCK: Final = (
+    select(*task_columns).where(tasks.c.task_id == any_(_task_ids)).order_by(tasks.c.task_id).with_for_update()
+)
 _USED_KEYS: Final = select(task_events.c.task_id, task_events.c.idempotency_key, task_events.c.fingerprint).where(
     tuple_(task_events.c.task_id, task_events.c.idempotency_key).in_(
         select(func.unnest(_task_ids), func.unnest(bindparam("keys", type_=ARRAY(Text))))

@@ -23,3 +23,8 @@ async def execute(url: str, statement: str) -> None:
     """Run one statement."""
     async with session(url) as connection:
         await connection.execute(statement)
+
+
+async def set_for_database(url: str, setting: str) -> None:
+    """Change what a setting is for those who connect from now on."""
+    await execute(url, f"ALTER DATABASE {make_url(url).database} SET {setting}")

@@ -271,6 +271,11 @@ def _id(message: dict[str, Any]) -> str:
     operation_id = message.get("id")
     if not isinstance(operation_id, str) or not 0 < len(operation_id) <= ID_CHARACTERS_MAX:
         raise ProtocolBroken(BAD_REQUEST, f"An id must be a string of 1 to {ID_CHARACTERS_MAX} characters")
+    try:
+        # It is sent back with each answer.
+        operation_id.encode()
+    except UnicodeEncodeError:
+        raise ProtocolBroken(BAD_REQUEST, "An id must be valid Unicode") from None
     return operation_id
 
 

@@ -4,7 +4,9 @@ import asyncio
 import random
 from typing import Any, Final
 
-from storage import AddEvent, EventType
+import pytest
+
+from storage import AddEvent, Complete, EventType, Task
 from tests.graphql_api.clients import WATCH, Api, numbers, until
 from tests.graphql_api.conftest import Serving
 
@@ -23,6 +25,23 @@ async def test_two_subscribers_are_sent_the_same(serving: Serving) -> None:
     assert first[0] == first[1]
     assert rest[0] == rest[1]
     assert numbers(first[:1] + rest[0]) == list(range(1, 23))
+
+
+async def test_what_is_committed_while_the_snapshot_is_read_is_not_missed(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving() as api, api.socket() as socket:
+        await api.create("T-7")
+        read = api.storage.reader.task
+
+        async def read_just_before_the_end(task_id: str) -> Task | None:
+            task = await read(task_id)
+            await api.storage.writer.submit(Complete(task_id=task_id))
+            return task
+
+        monkeypatch.setattr(api.storage.reader, "task", read_just_before_the_end)
+        updates = await socket.updates(await socket.watch("T-7"))
+    assert [(update["type"], update["task"]["seq"]) for update in updates] == [("SNAPSHOT", 1), ("COMPLETE", 2)]
 
 
 async def test_subscriptions_of_one_socket_are_told_apart(serving: Serving) -> None:

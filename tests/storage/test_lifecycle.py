@@ -18,6 +18,7 @@ from storage import (
     Event,
     EventType,
     Fail,
+    Json,
     Refusal,
     Report,
     Status,
@@ -36,6 +37,7 @@ from storage.task import FINAL, Update, update_of
 NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
 LATER: Final = NOW + timedelta(minutes=1)
 META: Final = {"step": [1, 2]}
+META_JSON: Final = Json('{"step":[1,2]}')
 
 
 @dataclass(frozen=True)
@@ -134,13 +136,13 @@ def test_a_task_may_be_born_in_any_status_with_the_time_that_goes_with_it(status
         task_id="T",
         status=status,
         progress=100 if status is Status.SUCCESS else 20,
-        metadata=META,
+        metadata=META_JSON,
         seq=1,
         created_by="ci",
         created_at=NOW,
         updated_at=NOW,
         **times,
-        last_event=Event("T", 1, EventType.LOG, "Task created", None, META, NOW),
+        last_event=Event("T", 1, EventType.LOG, "Task created", None, META_JSON, NOW),
     )
 
 
@@ -156,7 +158,7 @@ def test_an_open_task_takes_every_report_as_the_table_says(status: Status, row: 
         progress=task.progress if row.leaves_progress is None else row.leaves_progress,
         seq=2,
         updated_at=LATER,
-        last_event=Event("T", 2, *row.event, row.report.metadata, LATER),
+        last_event=Event("T", 2, *row.event, row.report.metadata_json, LATER),
         **times,
     )
 
@@ -318,7 +320,7 @@ def told_by(story: list[tuple[Any, Event]]) -> Task:
         task_id="T",
         status=status,
         progress=progress,
-        metadata=creation.metadata,
+        metadata=creation.metadata_json,
         seq=len(story),
         created_by=creation.created_by,
         created_at=first.timestamp,

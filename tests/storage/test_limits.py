@@ -1,5 +1,6 @@
 """What passes the checks comes back from PostgreSQL as it was."""
 
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -7,7 +8,7 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage import Create, Storage
+from storage import Create, Json, Storage
 from tests.storage.helpers import note, opened, submit, task_and_log
 
 a_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
@@ -44,13 +45,21 @@ async def _come_back(storage: Storage, task_id: str, values: list[tuple[str, Any
     )
     task, events = await task_and_log(storage, task_id)
     assert task is not None
-    assert (task.task_id, task.metadata, task.created_by) == (task_id, first_json, first_text[:255] or None)
-    assert events == [created.last_event, *(answer.last_event for answer in answers)]
-    assert [(event.message, as_json(event.metadata)) for event in events[1:]] == [
-        (text, as_json(metadata)) for text, metadata in values
-    ]
+    assert (task.task_id, task.created_by) == (task_id, first_text[:255] or None)
+    assert plain(task.metadata) == plain(created.metadata) == canonical(first_json)
+    told = [created.last_event, *(answer.last_event for answer in answers)]
+    assert [replace(event, metadata=None) for event in events] == [replace(event, metadata=None) for event in told]
+    assert [event.message for event in events[1:]] == [text for text, _ in values]
+    # Both who wrote and who reads get what was given.
+    expected = [canonical(metadata) for metadata in (first_json, *(metadata for _, metadata in values))]
+    assert [plain(event.metadata) for event in events] == expected
+    assert [plain(event.metadata) for event in told] == expected
 
 
-def as_json(value: Any) -> bytes:
+def plain(metadata: Json | None) -> bytes:
+    return canonical(None if metadata is None else metadata.value())
+
+
+def canonical(value: Any) -> bytes:
     """Tells 1 from 1.0 and from True, as Python does not."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)

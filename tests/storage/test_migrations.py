@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from storage import Create, StartupError, open_storage, upgrade_database
 from storage.migrate import config, head
 from storage.tables import schema
-from tests.postgres import execute, session
+from tests.postgres import execute, session, set_for_database
 from tests.storage.helpers import submit, until, until_blocked
 
 NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -69,10 +69,9 @@ async def upgrade_in_another_process(database: str) -> Any:
 
 
 async def test_processes_that_start_at_once_on_an_empty_database_all_come_up(empty_database: str) -> None:
-    name = make_url(empty_database).database
+    # Those who waited must see what was made meanwhile, even where that is not the default.
+    await set_for_database(empty_database, "default_transaction_isolation = serializable")
     async with session(empty_database) as other:
-        # Those who waited must see what was made meanwhile, even where that is not the default.
-        await other.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = serializable")
         # All of them wait at the same door before the first one goes through.
         await other.execute("SELECT pg_advisory_lock(7305806316)")
         starting = asyncio.gather(

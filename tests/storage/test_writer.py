@@ -35,7 +35,7 @@ from storage import (
 )
 from storage.lifecycle import decide
 from storage.writer import OutcomeUnknown, Writer
-from tests.postgres import execute, session
+from tests.postgres import execute, session, set_for_database
 from tests.storage.helpers import (
     at_commit,
     kill_connections,
@@ -367,7 +367,7 @@ async def test_times_do_not_run_backwards_when_the_clock_does(database: str) -> 
         assert (task.created_at, task.updated_at) == (noon, noon + timedelta(hours=1))
 
 
-KEYED: Final = note(message="keyed", metadata={"a": 1}, idempotency_key="k")
+KEYED: Final = note(message="keyed", metadata=[1], idempotency_key="k")
 
 
 async def test_a_key_that_comes_twice_in_one_group_adds_one_event(database: str) -> None:
@@ -399,11 +399,11 @@ async def test_a_key_that_comes_again_returns_the_task_as_it_is_now(database: st
         replace(KEYED, message="other"),
         replace(KEYED, event_type=EventType.ERROR),
         replace(KEYED, progress=0),
-        replace(KEYED, metadata={"a": 2}),
+        replace(KEYED, metadata=[2]),
         UpdateProgress(task_id="T", progress=1, idempotency_key="k"),
-        Complete(task_id="T", metadata={"a": 1}, idempotency_key="k"),
-        Fail(task_id="T", error="keyed", metadata={"a": 1}, idempotency_key="k"),
-        Cancel(task_id="T", metadata={"a": 1}, idempotency_key="k"),
+        Complete(task_id="T", metadata=[1], idempotency_key="k"),
+        Fail(task_id="T", error="keyed", metadata=[1], idempotency_key="k"),
+        Cancel(task_id="T", metadata=[1], idempotency_key="k"),
     ],
 )
 async def test_a_key_that_comes_with_something_else_is_a_conflict_and_changes_nothing(
@@ -412,15 +412,15 @@ async def test_a_key_that_comes_with_something_else_is_a_conflict_and_changes_no
     async with open_storage(database, upgrade=False) as storage:
         await submit(storage, Create(task_id="T"))
         taken, conflict = await submit(storage, KEYED, other)
+        assert taken.seq == 2
         assert isinstance(conflict, IdempotencyConflict)
         assert (conflict.task_id, conflict.idempotency_key) == ("T", "k")
+        before = await task_and_log(storage)
         # In a group of its own, too.
         (conflict,) = await submit(storage, other)
         assert isinstance(conflict, IdempotencyConflict)
-        assert await task_and_log(storage) == (
-            replace(taken, last_event=None),
-            [(await storage.reader.events("T", 1, 1))[0], taken.last_event],
-        )
+        assert await task_and_log(storage) == before
+        assert await messages(storage) == [CREATED, "keyed"]
 
 
 async def test_a_key_belongs_to_its_task(database: str) -> None:
@@ -473,11 +473,55 @@ async def test_two_processes_write_the_same_tasks_in_opposite_orders(
             assert sorted(await messages(one, task_id)) == sorted([CREATED] + ["m"] * 50 + ["both"] * 25)
 
 
+async def test_two_processes_create_the_same_tasks_in_the_same_order(
+    database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    creations = [Create(task_id=task_id) for task_id in "abc"]
+    async with open_storage(database, upgrade=False) as one, open_storage(database, upgrade=False) as two:
+        async with session(database) as other:
+            # Both stop at "b", each with what it has inserted before. Were that "a" for one and "c" for the other, then
+            # each would wait for the other afterwards.
+            transaction = other.transaction()
+            await transaction.start()
+            await other.execute("INSERT INTO tasks VALUES ('b', 'PENDING', 0, null, 1, null, now(), now())")
+            both = asyncio.gather(submit(one, *creations), submit(two, *creations[::-1]))
+            await until_blocked(database, sessions=2)
+            await transaction.rollback()
+            outcomes = chain(*await both)
+        assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Task"] * 3 + ["TaskAlreadyExists"] * 3
+    assert caplog.records == []
+
+
+async def test_two_processes_lock_the_same_tasks_in_the_same_order(
+    database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    reports = [note(task_id) for task_id in "abc"]
+    # One finds the rows as they lie in the table, the other by their IDs.
+    await only_scan_by(database, "seqscan")
+    async with open_storage(database, upgrade=False) as one:
+        for task_id in "cba":
+            await submit(one, Create(task_id=task_id))
+        await only_scan_by(database, "indexscan")
+        async with open_storage(database, upgrade=False) as two:
+            async with row_locked(database, "b"):
+                both = asyncio.gather(submit(one, *reports), submit(two, *reports[::-1]))
+                await until_blocked(database, sessions=2)
+            outcomes = chain(*await both)
+    assert [type(outcome) for outcome in outcomes] == [Task] * 6
+    assert caplog.records == []
+
+
+async def only_scan_by(database: str, way: str) -> None:
+    """Have those who connect from now on find rows in one way."""
+    for one in ("seqscan", "indexscan", "bitmapscan"):
+        await set_for_database(database, f"enable_{one} = {'on' if one == way else 'off'}")
+
+
 async def test_what_is_acknowledged_is_on_disk_whatever_the_servers_default_is(database: str) -> None:
+    await set_for_database(database, "synchronous_commit = off")
     async with session(database) as other:
         await other.execute(
-            "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database()); END $$;"
-            " CREATE TABLE seen (setting text); CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            "CREATE TABLE seen (setting text); CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
             " INSERT INTO seen VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$;"
             " CREATE TRIGGER look AFTER INSERT ON tasks EXECUTE FUNCTION look()"
         )
@@ -489,11 +533,7 @@ async def test_what_is_acknowledged_is_on_disk_whatever_the_servers_default_is(d
 async def test_two_processes_work_whatever_the_servers_default_isolation_is(
     database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await execute(
-        database,
-        "DO $$ BEGIN EXECUTE format("
-        "'ALTER DATABASE %I SET default_transaction_isolation = serializable', current_database()); END $$",
-    )
+    await set_for_database(database, "default_transaction_isolation = serializable")
     async with open_storage(database, upgrade=False) as one, open_storage(database, upgrade=False) as two:
         await submit(one, Create(task_id="T"))
         async with row_locked(database):
@@ -541,20 +581,19 @@ async def test_a_group_whose_connection_dies_twice_is_unavailable_and_nothing_is
 async def test_a_connection_that_dies_before_its_commit_leaves_the_outcome_unknown(database: str) -> None:
     async with open_storage(database, upgrade=False) as storage:
         await submit(storage, Create(task_id="T"), Create(task_id="other"))
-        with storage.feed.subscribe("T") as subscriber:
+        async with aclosing(storage.watch("T")) as updates:
+            await anext(updates)
+            hearing = asyncio.create_task(anext(updates))
             with spied(storage) as spy, at_commit(storage, lambda _: kill_connections(database)):
                 outcomes = await submit(storage, note(message="lost"), note("other"))
             # Nobody tries again by himself: it might be done twice.
             assert spy.commits == 1
             assert [type(outcome) for outcome in outcomes] == [OutcomeUnknown, OutcomeUnknown]
             assert (outcomes[0].code, outcomes[0].extensions) == ("UNAVAILABLE", {"retryable": True})
-            # Whoever listens is told to look into the log, and not that there was a change.
-            assert await subscriber.take() is None
             await submit(storage, note(message="next"))
-            assert await messages(storage) == [CREATED, "next"]
-            updates = await subscriber.take()
-            assert updates is not None
-            assert [event.message for update in updates for event in update.events] == ["next"]
+            # What was not committed was not heard of either.
+            assert [event.message for event in (await hearing).events] == ["next"]
+        assert await messages(storage) == [CREATED, "next"]
 
 
 async def commit_and_break(connection: Any) -> None:
