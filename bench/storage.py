@@ -47,7 +47,7 @@ from storage import (
 from storage.database import open_engine
 from storage.embedded import embedded_postgres
 from storage.lifecycle import decide
-from storage.tables import task_events, task_of, tasks
+from storage.tables import task_columns, task_events, task_of, tasks
 
 # A million rows take seconds to make, and a caller of the obvious way may wait in line for a connection; neither is
 # what is measured, so neither may run into the limits of the service.
@@ -166,7 +166,7 @@ async def change_in_one_transaction(engine: AsyncEngine, command: UpdateProgress
                 "event_type": event.event_type,
                 "message": event.message,
                 "progress": event.progress,
-                "metadata": event.metadata,
+                "metadata": None,
                 "timestamp": event.timestamp,
                 "idempotency_key": None,
                 "fingerprint": None,
@@ -175,7 +175,7 @@ async def change_in_one_transaction(engine: AsyncEngine, command: UpdateProgress
     return task
 
 
-_LOCK_ONE: Final = select(tasks).where(tasks.c.task_id == bindparam("wanted")).with_for_update()
+_LOCK_ONE: Final = select(*task_columns).where(tasks.c.task_id == bindparam("wanted")).with_for_update()
 _UPDATE_ONE: Final = update(tasks).where(tasks.c.task_id == bindparam("wanted"))
 _INSERT_ONE: Final = insert(task_events)
 
@@ -298,7 +298,7 @@ async def _page_reader(
     storage: Storage, page: int, statuses: Collection[Status] | None
 ) -> Callable[[], Awaitable[None]]:
     """What asks for that page, by the cursor that the page before it ends with, and sees that it gets it."""
-    newest = select(tasks).order_by(tasks.c.created_at.desc(), tasks.c.task_id.desc())
+    newest = select(*task_columns).order_by(tasks.c.created_at.desc(), tasks.c.task_id.desc())
     if statuses is not None:
         newest = newest.where(tasks.c.status.in_([status.value for status in statuses]))
     before = (page - 1) * PAGE_ROWS

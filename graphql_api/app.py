@@ -1,4 +1,4 @@
-"""The composition root: everything is made here, once, and handed to whoever needs it."""
+"""The ASGI application: routes, health, CORS, and what each endpoint is given."""
 
 import asyncio
 import time

@@ -6,17 +6,21 @@ is an error even where none is needed: whoever sends one believes that it works.
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Final, TypeAlias, TypeVar
-
-import strawberry
+from typing import Final, TypeVar
 
 from graphql_api.errors import Forbidden, Unauthenticated
 from graphql_api.settings import Access
 from graphql_api.tokens import Tokens
-from storage import Event, Keys, Permission, Storage, TooLarge, Unavailable
+from storage import Keys, Permission, Unavailable
 
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+# How long an open stream believes in its credential; with what the keys believe it is less than ten seconds.
+GUARD_BELIEVES_S: Final = 4.0
 _ANYONE: Final = {
     Access.OPEN: frozenset({Permission.READ, Permission.REPORT}),
     Access.KEYED: frozenset({Permission.READ}),
@@ -43,42 +47,6 @@ class Viewer:
             f"This needs a credential with the permission {permission}: "
             'an API key or a token, as "Authorization: Bearer …".'
         )
-
-
-T = TypeVar("T")
-
-log = logging.getLogger(__name__)
-
-# How long an open stream believes in its credential; with what the keys believe it is less than ten seconds.
-GUARD_BELIEVES_S: Final = 4.0
-# Events that one operation may read, over all its fields.
-OPERATION_EVENTS_MAX: Final = 10_000
-OPERATION_BYTES_MAX: Final = 32 * 1024 * 1024
-
-
-@dataclass(slots=True)
-class Context:
-    """What a resolver is given beside its arguments."""
-
-    storage: Storage
-    viewer: Viewer
-    events_left: int = OPERATION_EVENTS_MAX
-    bytes_left: int = OPERATION_BYTES_MAX
-
-    async def events(self, task_id: str, first_seq: int, last_seq: int) -> Sequence[Event]:
-        """Events of a task's log, as many as the operation may still read."""
-        self.viewer.require(Permission.READ)
-        self.events_left -= max(0, last_seq - first_seq + 1)
-        if self.events_left < 0:
-            raise TooLarge(f"One operation may read at most {OPERATION_EVENTS_MAX} events; ask for fewer.")
-        events = await self.storage.reader.events(task_id, first_seq, last_seq)
-        self.bytes_left -= sum(len(event.message) + len(event.metadata or "") for event in events)
-        if self.bytes_left < 0:
-            raise TooLarge(f"One operation may read at most {OPERATION_BYTES_MAX} bytes of events; ask for fewer.")
-        return events
-
-
-Info: TypeAlias = strawberry.Info[Context, None]
 
 
 class Doorkeeper:

@@ -7,7 +7,7 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 import storage
-from graphql_api.auth import Info
+from graphql_api.context import Info
 from graphql_api.queries import TaskId
 from graphql_api.types import EventInput, Task, given
 from storage import (
@@ -96,7 +96,6 @@ async def _add_event(
 async def _update_progress(
     info: Info, task_id: TaskId, progress: Progress, idempotency_key: IdempotencyKey = UNSET
 ) -> storage.Task:
-    """Report progress."""
     info.context.viewer.require(Permission.REPORT)
     return await _change(
         info, UpdateProgress(task_id=task_id, progress=progress, idempotency_key=given(idempotency_key))
@@ -106,7 +105,6 @@ async def _update_progress(
 async def _complete(
     info: Info, task_id: TaskId, metadata: Metadata = UNSET, idempotency_key: IdempotencyKey = UNSET
 ) -> storage.Task:
-    """End a task in SUCCESS."""
     info.context.viewer.require(Permission.REPORT)
     return await _change(
         info, Complete(task_id=task_id, metadata=given(metadata), idempotency_key=given(idempotency_key))
@@ -131,7 +129,6 @@ async def _fail(
 async def _cancel(
     info: Info, task_id: TaskId, metadata: Metadata = UNSET, idempotency_key: IdempotencyKey = UNSET
 ) -> storage.Task:
-    """End a task in CANCELED."""
     info.context.viewer.require(Permission.REPORT)
     return await _change(
         info, Cancel(task_id=task_id, metadata=given(metadata), idempotency_key=given(idempotency_key))
@@ -139,7 +136,6 @@ async def _cancel(
 
 
 async def _delete(info: Info, task_id: TaskId) -> strawberry.ID:
-    """Remove a task."""
     info.context.viewer.require(Permission.DELETE)
     await info.context.storage.writer.submit(Delete(task_id=task_id))
     return task_id

@@ -6,7 +6,8 @@ import strawberry
 from strawberry import UNSET
 
 import storage
-from graphql_api.auth import Info, Viewer
+from graphql_api.auth import Viewer
+from graphql_api.context import Info
 from graphql_api.types import Page, Task, TaskConnection, TaskFilter, ViewerType, given
 from storage import Permission
 
@@ -16,7 +17,6 @@ TaskId = Annotated[strawberry.ID, strawberry.argument(description="The ID of the
 
 
 async def _task(info: Info, task_id: TaskId) -> storage.Task | None:
-    """Look a task up."""
     info.context.viewer.require(Permission.READ)
     return await info.context.storage.reader.task(task_id)
 
@@ -41,7 +41,6 @@ async def _tasks(
 
 
 def _viewer(info: Info) -> Viewer:
-    """Whoever asks."""
     return info.context.viewer
 
 

@@ -5,7 +5,6 @@ name that is none of these, stops the start: a misspelled limit is worse than no
 """
 
 import os
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -143,10 +142,10 @@ class Settings(BaseSettings):
     )
 
 
-def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
-    """The settings of an environment; StartupError names what is wrong."""
+def read_settings() -> Settings:
+    """The settings of the environment; StartupError names what is wrong."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}
-    unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
     if unknown:
         raise StartupError(f"There is no setting {', '.join(unknown)}; docs/operations.md lists them all.")
     try:

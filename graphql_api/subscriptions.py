@@ -8,7 +8,7 @@ import strawberry
 from strawberry import UNSET
 
 import storage
-from graphql_api.auth import Info
+from graphql_api.context import Info
 from graphql_api.queries import TaskId
 from graphql_api.types import TaskUpdate, given
 from storage import Permission

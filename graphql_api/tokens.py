@@ -77,7 +77,9 @@ class Tokens:
             raise Unauthenticated("The token has expired.") from None
         except jwt.ImmatureSignatureError:
             raise Unauthenticated("The token is not valid yet.") from None
-        except (jwt.InvalidAudienceError, jwt.InvalidIssuerError, jwt.MissingRequiredClaimError) as error:
+        except jwt.MissingRequiredClaimError as error:
+            raise Unauthenticated(f'The token must have the claim "{error.claim}".') from None
+        except (jwt.InvalidAudienceError, jwt.InvalidIssuerError) as error:
             raise Unauthenticated(f"The token is not for this server: {error}.") from None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             raise Unauthenticated("The credential is neither an API key nor a token accepted here.") from None

@@ -16,7 +16,8 @@ from strawberry.scalars import JSON
 from strawberry.types.scalar import ScalarDefinition
 
 import storage
-from graphql_api.auth import Info, Viewer
+from graphql_api.auth import Viewer
+from graphql_api.context import Info
 from storage import EventType, Permission, Status, TaskPage, UpdateType, cursor, history_range
 
 
@@ -35,15 +36,13 @@ SCALARS: Final[dict[object, ScalarDefinition]] = {
         description="An instant in UTC, as ISO 8601 with microseconds: `2026-11-20T09:30:00.123456Z`.",
         specified_by_url="https://scalars.graphql.org/andimarek/date-time",
         serialize=_utc,
-        parse_value=datetime.fromisoformat,
     ),
     JSON: strawberry.scalar(
         name="JSON",
         description="Any JSON value: object, list, string, number, boolean or null.",
         specified_by_url="https://ecma-international.org/wp-content/uploads/ECMA-404_2nd_edition_december_2017.pdf",
-        # The text goes into the answer as it is.
-        serialize=orjson.Fragment,
-        parse_value=lambda value: value,
+        # The text goes into the answer as it is; the encoder takes plain text only.
+        serialize=lambda text: orjson.Fragment(str(text)),
     ),
 }
 
@@ -83,9 +82,10 @@ _enum(
     "TaskUpdateType",
     "What happened last in an update.",
     {
-        "SNAPSHOT": "The task as it is now; the first message of every subscription.",
-        "EVENT": "An event was added.",
-        "PROGRESS": "Progress was reported.",
+        "SNAPSHOT": "The task as it is now: the first message of every subscription, and the next ones too when "
+        "there are many events after `afterSeq`.",
+        "EVENT": "The latest event is of any type but PROGRESS.",
+        "PROGRESS": "The latest event is of type PROGRESS, as `updateProgress` writes it.",
         "COMPLETE": "The task succeeded. The last message.",
         "FAIL": "The task failed. The last message.",
         "CANCEL": "The task was canceled. The last message.",
@@ -102,7 +102,7 @@ _enum(
         "CREATE": "Create tasks.",
         "LIST": "List tasks.",
         "DELETE": "Delete tasks.",
-        "ADMIN": "All of this, and whatever is for administrators alone.",
+        "ADMIN": "All of these.",
     },
 )
 
@@ -115,7 +115,7 @@ def _event_id(event: strawberry.Parent[storage.Event]) -> strawberry.ID:
 class TaskEvent:
     """An event; the value is a ``storage.Event``."""
 
-    id = strawberry.field(
+    id: strawberry.ID = strawberry.field(
         resolver=_event_id, description="The key for client caches; unique among the events of all tasks."
     )
     seq: int = strawberry.field(description="Its number: 1, 2, 3 … per task, without a gap.")
@@ -156,7 +156,7 @@ async def _history(
 class Task:
     """A task; the value is a ``storage.Task``."""
 
-    id = strawberry.field(resolver=_task_id, description="The key for client caches; equals `taskId`.")
+    id: strawberry.ID = strawberry.field(resolver=_task_id, description="The key for client caches; equals `taskId`.")
     task_id: strawberry.ID = strawberry.field(description="The ID that its creator chose.")
     status: Status = strawberry.field(description="Where it is in its life.")
     progress: int = strawberry.field(description="How far it has come, 0 to 100.")

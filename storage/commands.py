@@ -5,7 +5,7 @@ Whether the task allows it is for ``lifecycle`` to say; doing it is for ``writer
 
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import orjson
 
@@ -33,11 +33,6 @@ class Command:
     def __post_init__(self) -> None:
         check_name("taskId", self.task_id, TASK_ID_CHARACTERS_MAX)
 
-    @property
-    def size(self) -> int:
-        """Roughly how many bytes it keeps in memory; groups and queues are bounded by it."""
-        return 256
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Create(Command):
@@ -58,11 +53,6 @@ class Create(Command):
         if self.created_by is not None:
             check_name("createdBy", self.created_by, CREATED_BY_CHARACTERS_MAX)
         object.__setattr__(self, "metadata_json", metadata_json(self.metadata))
-
-    @property
-    def size(self) -> int:
-        """Roughly how many bytes it keeps in memory."""
-        return 256 + len(self.metadata_json or "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +75,6 @@ class Report(Command):
         if self.idempotency_key is not None:
             check_name("idempotencyKey", self.idempotency_key, IDEMPOTENCY_KEY_CHARACTERS_MAX)
         object.__setattr__(self, "metadata_json", metadata_json(self.metadata))
-
-    @property
-    def size(self) -> int:
-        """Roughly how many bytes it keeps in memory."""
-        return 256 + len(self.metadata_json or "")
 
     def arguments(self) -> list[Any]:
         """What a repetition under the same idempotency key must repeat."""
@@ -116,11 +101,6 @@ class AddEvent(Report):
         check_message("message", self.message)
         if self.progress is not None:
             check_progress(self.progress)
-
-    @property
-    def size(self) -> int:
-        """Roughly how many bytes it keeps in memory."""
-        return 256 + len(self.metadata_json or "") + len(self.message)
 
     def arguments(self) -> list[Any]:
         """What a repetition under the same idempotency key must repeat."""
@@ -163,11 +143,6 @@ class Fail(Report):
         Report.__post_init__(self)
         check_message("error", self.error)
 
-    @property
-    def size(self) -> int:
-        """Roughly how many bytes it keeps in memory."""
-        return 256 + len(self.metadata_json or "") + len(self.error)
-
     def arguments(self) -> list[Any]:
         """What a repetition under the same idempotency key must repeat."""
         return [self.error, self.metadata]
@@ -178,3 +153,17 @@ class Cancel(Report):
     """Say that nobody wants the work any more."""
 
     operation = "cancel"
+
+
+COMMAND_BYTES: Final = 256
+
+
+def size_of(command: Command) -> int:
+    """Roughly how many bytes a command keeps in memory; groups and queues are bounded by it."""
+    size = COMMAND_BYTES
+    if isinstance(command, Create | Report):
+        size += len(command.metadata_json or "")
+    match command:
+        case AddEvent(message=words) | Fail(error=words):
+            size += len(words)
+    return size

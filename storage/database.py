@@ -1,16 +1,14 @@
-"""The pool of connections, and what the driver's errors mean. Nothing of the driver's words goes further than here."""
+"""The pool of connections, and what the driver's errors mean. Clients never see the driver's words."""
 
-import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
 import asyncpg
-import orjson
 from sqlalchemy import event, make_url
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -54,8 +52,6 @@ def open_engine(
         pool_timeout=pool_wait_s,
         # What clients sent stays out of errors, and so out of the log.
         hide_parameters=True,
-        json_serializer=lambda value: orjson.dumps(value).decode(),
-        json_deserializer=orjson.loads,
         connect_args={
             "timeout": CONNECT_TIMEOUT_S,
             # The server ends a statement by itself; this is for a server that no longer answers.
@@ -114,8 +110,6 @@ def translated() -> Iterator[None]:
     """Turn a failure that may pass into Unavailable; let every other error through."""
     try:
         yield
-    except asyncio.CancelledError:
-        raise
     except Exception as error:
         if is_passing(error):
             raise Unavailable("The database did not answer in time; try again.") from error
@@ -137,7 +131,7 @@ def explain(error: BaseException) -> str | None:
     """Why a database cannot be used at start, in words for the person who starts the program; None when unknown."""
     if isinstance(error, TimeoutError):
         return f"it did not answer within {CONNECT_TIMEOUT_S} s"
-    if isinstance(error, OSError | OperationalError | InterfaceError | DBAPIError | asyncpg.PostgresError):
+    if isinstance(error, OSError | DBAPIError | asyncpg.PostgresError):
         original = error.orig if isinstance(error, DBAPIError) else error
         return str(original).strip().splitlines()[0] if str(original).strip() else type(original).__name__
     return None

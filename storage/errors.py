@@ -9,18 +9,21 @@
     ├── TaskAlreadyExists     TASK_ALREADY_EXISTS
     ├── TaskFinished          TASK_FINISHED         with the status it has
     ├── IdempotencyConflict   IDEMPOTENCY_CONFLICT
-    └── Unavailable           UNAVAILABLE           the database or a queue; says whether a retry helps
+    └── Unavailable           UNAVAILABLE           something that is needed could not be had in time; a retry may help
+        ├── NotConnected                            no connection to the database
+        └── OutcomeUnknown                          the connection died during a commit
     StartupError              the program cannot start, and says why
 
-A refusal concerns one command or one lookup and changes nothing. Its message says what was expected and what was got;
-its facts are attributes, and ``extensions`` are the facts a client may read.
+A refusal concerns one command or one lookup and changes nothing; OutcomeUnknown alone cannot say whether it did. A
+message says what was expected and what was got; the facts are attributes, and ``extensions`` are those that a client
+may read.
 """
 
 from typing import Any, ClassVar
 
 
 class Refusal(Exception):
-    """The request was understood and refused; nothing was changed by it."""
+    """The request was understood and not done; nothing was changed by it, unless it is an OutcomeUnknown."""
 
     code: ClassVar[str]
 
@@ -93,18 +96,22 @@ class IdempotencyConflict(Refusal):
 
 
 class Unavailable(Refusal):
-    """The database, or a place in a queue for it, could not be had in time."""
+    """Something that the request needs could not be had in time: the database, a place in a queue, an issuer's keys."""
 
     code = "UNAVAILABLE"
 
-    def __init__(self, message: str, *, retryable: bool = True) -> None:
-        super().__init__(message)
-        self.retryable = retryable
-
     @property
     def extensions(self) -> dict[str, Any]:
-        """Whether the same request may succeed later."""
-        return {"retryable": self.retryable}
+        """That the same request may succeed later."""
+        return {"retryable": True}
+
+
+class NotConnected(Unavailable):
+    """No connection to the database could be had; nothing was tried."""
+
+
+class OutcomeUnknown(Unavailable):
+    """The connection died during COMMIT, so nobody here can know whether the change was made."""
 
 
 class StartupError(Exception):

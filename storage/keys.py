@@ -40,7 +40,7 @@ class Permission(StrEnum):
     CREATE = "CREATE"
     LIST = "LIST"
     DELETE = "DELETE"
-    # All of the others, and what is for administrators alone.
+    # All of the others.
     ADMIN = "ADMIN"
 
 

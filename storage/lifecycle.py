@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from storage.commands import AddEvent, Cancel, Command, Complete, Create, Delete, Fail, Report, UpdateProgress
-from storage.errors import TaskAlreadyExists, TaskFinished, TaskNotFound, Unavailable
+from storage.errors import TaskAlreadyExists, TaskFinished, TaskNotFound, TooLarge
 from storage.limits import PROGRESS_MAX, SEQ_MAX
 from storage.task import Event, EventType, Status, Task
 
@@ -89,11 +89,11 @@ def _report(task: Task, command: Report, now: datetime) -> Task:
     if status is None:
         raise TaskFinished(task.task_id, task.status, move)
     if task.seq >= SEQ_MAX:
-        raise Unavailable(f'Task "{task.task_id}" has {SEQ_MAX} events and can take no more.', retryable=False)
+        raise TooLarge(f'Task "{task.task_id}" has {SEQ_MAX} events and can take no more.')
     # Clocks jump, and machines disagree; the times of one task's events never run backwards.
     now = max(now, task.updated_at)
     changes: dict[str, Any] = {}
-    if status is not task.status and getattr(task, ENTERED_AT[status]) is None:
+    if status is not task.status:
         changes[ENTERED_AT[status]] = now
     seq = task.seq + 1
     return replace(

@@ -82,7 +82,7 @@ task_events = Table(
     Column("progress", Integer),
     Column("metadata", JSONB(none_as_null=True)),
     Column("timestamp", _Time, nullable=False),
-    # Roughly the bytes of message and metadata, so that a reader can stop before it holds too many.
+    # The bytes of message and metadata as they are read, so that a reader can stop before it holds too many.
     Column("size", Integer, nullable=False, server_default=text("0")),
     # The key that a client gave with the report, and what it stood for.
     Column("idempotency_key", _Name),

@@ -63,7 +63,7 @@ class Json(str):
 
     def value(self) -> Any:
         """The value that it is."""
-        return orjson.loads(self)
+        return orjson.loads(self.encode())
 
 
 @dataclass(frozen=True, slots=True)

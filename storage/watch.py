@@ -5,7 +5,7 @@ line: send. A hole, or a buffer that overran: read the log. Numbers without gaps
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Final
@@ -13,7 +13,7 @@ from typing import Final
 from storage.errors import BadInput, TaskNotFound, Unavailable
 from storage.feed import Feed
 from storage.reader import LogPage, Reader
-from storage.task import Task, Update, UpdateType, update_of
+from storage.task import Event, Task, Update, UpdateType, update_of
 
 # A read of the log that fails is tried again after these.
 LOG_RETRY_WAITS_S: Final = (0.5, 1, 2, 4, 8)
@@ -46,30 +46,33 @@ async def watch(feed: Feed, reader: Reader, task_id: str, after_seq: int | None)
                     yield replace(chunk, type=UpdateType.SNAPSHOT)
 
         while not task.status.final:
-            taken = await subscriber.take()
-            for update in [None] if taken is None else taken:
+            # None is an overrun: like a hole, or another task under the same ID, it is for the log to mend.
+            taken: Sequence[Update | None] = await subscriber.take() or [None]
+            for update in taken:
+                fresh = None
                 if update is not None and update.task.created_at == task.created_at:
-                    fresh = tuple(event for event in update.events if event.seq > seen)
+                    fresh = _following(update.events, seen)
                     if update.type is UpdateType.DELETE:
-                        # What is missing before them went with the task; nobody can read it any more.
-                        following = bool(fresh) and fresh[0].seq == seen + 1
-                        yield replace(update, events=fresh if following else ())
+                        # What is missing before it went with the task; nobody can read it any more.
+                        yield replace(update, events=fresh or ())
                         return
-                    if not fresh:
-                        continue
-                    if fresh[0].seq == seen + 1:
-                        task, seen = update.task, fresh[-1].seq
-                        # The very same object for every subscriber who missed nothing: what is made of it can be
-                        # shared.
-                        yield update if len(fresh) == len(update.events) else replace(update, events=fresh)
-                        continue
-                # An overrun, a hole, or another task under the same ID: the log knows.
-                async with aclosing(_log(reader, task, seen)) as chunks:
-                    async for chunk in chunks:
-                        yield chunk
-                        if chunk.type is UpdateType.DELETE:
-                            return
-                        task, seen = chunk.task, chunk.events[-1].seq
+                if update is None or fresh is None:
+                    async with aclosing(_log(reader, task, seen)) as chunks:
+                        async for chunk in chunks:
+                            yield chunk
+                            if chunk.type is UpdateType.DELETE:
+                                return
+                            task, seen = chunk.task, chunk.events[-1].seq
+                elif fresh:
+                    task, seen = update.task, fresh[-1].seq
+                    # The very same object for all who missed nothing: what is made of it can be shared.
+                    yield update if len(fresh) == len(update.events) else replace(update, events=fresh)
+
+
+def _following(events: tuple[Event, ...], seen: int) -> tuple[Event, ...] | None:
+    """The events after number `seen`; None when the next one is missing."""
+    fresh = tuple(event for event in events if event.seq > seen)
+    return None if fresh and fresh[0].seq != seen + 1 else fresh
 
 
 async def _read(reader: Reader, task_id: str, seen: int) -> LogPage | None:

@@ -18,9 +18,9 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncTransaction
 
-from storage.commands import Command, Create, Report
+from storage.commands import Command, Create, Report, size_of
 from storage.database import is_connection_failure, is_passing, sqlstate
-from storage.errors import IdempotencyConflict, Refusal, Unavailable
+from storage.errors import IdempotencyConflict, NotConnected, OutcomeUnknown, Refusal, Unavailable
 from storage.feed import Feed
 from storage.lifecycle import decide
 from storage.tables import task_columns, task_events, task_of, tasks
@@ -40,14 +40,6 @@ _OUTCOME_UNKNOWN: Final = (
     "The connection to the database broke during the commit: the change may or may not have been made. "
     "Try again with the same idempotencyKey, or read the task."
 )
-
-
-class OutcomeUnknown(Unavailable):
-    """The connection died during COMMIT, so nobody here can know whether the change was made."""
-
-
-class NotConnected(Unavailable):
-    """No connection to the database could be had; nothing was tried."""
 
 
 @dataclass(slots=True)
@@ -120,11 +112,14 @@ class Writer:
         """
         if not self.alive:
             raise Unavailable("The server is shutting down; try again.")
-        if len(self._waiting) >= self._waiting_commands_max or self._waiting_bytes + command.size > WAITING_BYTES_MAX:
+        if (
+            len(self._waiting) >= self._waiting_commands_max
+            or self._waiting_bytes + size_of(command) > WAITING_BYTES_MAX
+        ):
             raise Unavailable(f"Too many changes are waiting to be written ({len(self._waiting)}); try again.")
         entry = _Entry(command, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
-        self._waiting_bytes += command.size
+        self._waiting_bytes += size_of(command)
         self._news.set()
         return await entry.future
 
@@ -160,11 +155,11 @@ class Writer:
         group: list[_Entry] = []
         size = 0
         while self._waiting and len(group) < self._group_commands_max:
-            size += self._waiting[0].command.size
+            size += size_of(self._waiting[0].command)
             if group and size > GROUP_BYTES_MAX:
                 break
             entry = self._waiting.popleft()
-            self._waiting_bytes -= entry.command.size
+            self._waiting_bytes -= size_of(entry.command)
             group.append(entry)
         return group
 
@@ -191,7 +186,9 @@ class Writer:
                 _answer(entry, Unavailable(_NOT_IN_TIME))
                 continue
             error = await self._attempt([entry], lock_timeout_ms)
-            if error is not None:
+            if isinstance(error, OutcomeUnknown):
+                self._leave_unknown([entry], error)
+            elif error is not None:
                 if sqlstate(error) == _LOCK_NOT_AVAILABLE:
                     stuck.add(entry.command.task_id)
                 _answer(entry, _told(error, [entry]))
@@ -238,8 +235,12 @@ class Writer:
             return updates
         except BaseException as error:
             # A connection on which the database said no is good: kept, so that no readers stand before us in a queue.
-            refused = transaction is not None and sqlstate(error) and not is_connection_failure(error)
-            if not (refused and transaction is not None and await _rolled_back(transaction)):
+            if (
+                transaction is None
+                or not sqlstate(error)
+                or is_connection_failure(error)
+                or not await _rolled_back(transaction)
+            ):
                 await self._disconnect()
             raise
 
@@ -304,7 +305,7 @@ async def _write(connection: AsyncConnection, group: Sequence[_Entry], now: date
     for row in rows.values():
         updates.extend(row.updates)
         if row.task is not None and row.events:
-            size = sum(command.size for _, command in row.events)
+            size = sum(size_of(command) for _, command in row.events)
             updates.append(update_of(row.task, tuple(event for event, _ in row.events), size))
     return updates
 
@@ -363,7 +364,7 @@ def _fold(row: _Row, command: Command, now: datetime) -> Task | None:
     task = decide(row.task, command, now + timedelta(microseconds=len(row.updates)))
     if task is None:
         assert row.task is not None
-        size = sum(reported.size for _, reported in row.events)
+        size = sum(size_of(reported) for _, reported in row.events)
         row.updates.append(Update(UpdateType.DELETE, row.task, tuple(event for event, _ in row.events), size))
         row.task, row.deleted, row.creation = None, True, None
         row.events.clear()
@@ -418,11 +419,7 @@ def _task_parameters(pairs: Iterable[tuple[Task, Create]]) -> dict[str, list[Any
 def _event_parameters(pairs: Sequence[tuple[Event, Create | Report]]) -> dict[str, list[Any]]:
     names = ("task_id", "seq", "event_type", "message", "progress", "timestamp")
     parameters = _columns(names, [event for event, _ in pairs])
-    metadata = [command.metadata_json for _, command in pairs]
-    parameters["metadata_array"] = metadata
-    parameters["size_array"] = [
-        len(event.message) + len(text or "") for (event, _), text in zip(pairs, metadata, strict=True)
-    ]
+    parameters["metadata_array"] = [command.metadata_json for _, command in pairs]
     keyed = [command if isinstance(command, Report) and command.idempotency_key else None for _, command in pairs]
     parameters["idempotency_key_array"] = [None if report is None else report.idempotency_key for report in keyed]
     parameters["fingerprint_array"] = [None if report is None else report.fingerprint() for report in keyed]
@@ -475,6 +472,14 @@ _INSERT_NEW_TASKS: Final = _INSERT_TASKS.on_conflict_do_nothing().returning(task
 _UPDATE_TASKS: Final = (
     update(tasks).where(tasks.c.task_id == _new.c.task_id).values({name: _new.c[name] for name in _CHANGING[1:]})
 )
-_INSERT_EVENTS: Final = insert(task_events).from_select(task_events.columns.keys(), _arrays(task_events.c))
+_events = _arrays(column for column in task_events.c if column.name != "size").subquery("events")
+_INSERT_EVENTS: Final = insert(task_events).from_select(
+    [*_events.c.keys(), "size"],
+    select(
+        _events,
+        # As it will be read: PostgreSQL writes 1e308 out in full.
+        func.octet_length(_events.c.message) + func.coalesce(func.octet_length(cast(_events.c.metadata, Text)), 0),
+    ),
+)
 _DELETE_EVENTS: Final = delete(task_events).where(task_events.c.task_id == any_(_task_ids))
 _DELETE_TASKS: Final = delete(tasks).where(tasks.c.task_id == any_(_task_ids))

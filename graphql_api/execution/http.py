@@ -17,7 +17,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from strawberry.http.ides import get_graphql_ide_html
 
-from graphql_api.auth import Context, Doorkeeper
+from graphql_api.auth import Doorkeeper
+from graphql_api.context import Context
 from graphql_api.errors import Unauthenticated, refusal
 from graphql_api.execution.json import decode, encode
 from graphql_api.execution.plan import Answer, Operation, Plans, RequestRefused, read_operation
@@ -32,6 +33,11 @@ HTML: Final = "text/html"
 _JSON_TYPES: Final = (JSON, GRAPHQL_JSON)
 _STREAM_TYPES: Final = (EVENT_STREAM, MULTIPART)
 HEARTBEAT_S: Final = 15.0
+_NEEDS_STREAM: Final = (
+    f"A subscription needs a client that accepts {EVENT_STREAM} or {MULTIPART}, "
+    "or a WebSocket that speaks graphql-transport-ws."
+)
+_NEEDS_JSON: Final = f"This is answered as {JSON} or {GRAPHQL_JSON}, neither of which is accepted."
 _PAGE_HEADERS: Final = {
     # No other page may show this one in a frame and have its buttons pressed.
     "Content-Security-Policy": "frame-ancestors 'none'",
@@ -150,24 +156,16 @@ class GraphQLOverHTTP:
 
         plan = self._plans.plan(operation.query, operation.operation_name)
         context = Context(self._storage, viewer)
-        streamed = _best(accepted, _STREAM_TYPES)
-        if plan.operation_type is OperationType.SUBSCRIPTION:
-            if streamed is None:
-                raise Refused(
-                    406,
-                    BadInput(
-                        f"A subscription needs a client that accepts {EVENT_STREAM} or {MULTIPART}, "
-                        "or a WebSocket that speaks graphql-transport-ws."
-                    ),
-                )
-        elif method == "GET" and plan.operation_type is OperationType.MUTATION:
+        if method == "GET" and plan.operation_type is OperationType.MUTATION:
             raise Refused(405, BadInput("A mutation must be sent by POST."), {"Allow": "POST"})
-        elif _best(accepted, _JSON_TYPES) is not None:
+        subscription = plan.operation_type is OperationType.SUBSCRIPTION
+        if not subscription and _best(accepted, _JSON_TYPES) is not None:
             answer = await self._plans.run(plan, operation.variables, context)
             await _json(answer, json_type)(scope, receive, send)
             return
-        elif streamed is None:
-            raise Refused(406, BadInput(f"This is answered as {JSON} or {GRAPHQL_JSON}, neither of which is accepted."))
+        streamed = _best(accepted, _STREAM_TYPES)
+        if streamed is None:
+            raise Refused(406, BadInput(_NEEDS_STREAM if subscription else _NEEDS_JSON))
         answers = self._plans.stream(plan, plan.declared(operation.variables), context)
         async with aclosing(answers):
             guarded = self._doorkeeper.guard(headers.get("authorization"), answers)

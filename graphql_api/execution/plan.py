@@ -27,7 +27,7 @@ from graphql import (
 )
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 
-from graphql_api.auth import Context
+from graphql_api.context import Context
 from graphql_api.errors import ParseFailed, ValidationFailed, present, refusal
 from graphql_api.execution.documents import TOKENS_MAX, check_document, check_size
 from storage import BadInput, Refusal

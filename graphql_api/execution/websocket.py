@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from graphql_api.auth import Context, Doorkeeper
+from graphql_api.auth import Doorkeeper
+from graphql_api.context import Context
 from graphql_api.errors import refusal
 from graphql_api.execution.json import decode, encode
 from graphql_api.execution.plan import Plans, RequestRefused, read_operation

@@ -529,6 +529,7 @@ NO_IDS: Final[dict[str, Any]] = {
     "an object": {},
     "a boolean": True,
     "very long": "x" * 256,
+    "a lone surrogate": "\ud800",
 }
 NO_PAYLOADS: Final[dict[str, Any]] = {"null": None, "text": "x", "a list": [], "a number": 1}
 # What breaks the protocol: the frames to send after the greeting, and the code with which the socket is closed.
@@ -589,7 +590,7 @@ async def test_text_that_is_not_utf8_closes_the_socket(serving: Serving) -> None
         assert (await socket.closed())[0] == 1007
 
 
-@pytest.mark.parametrize("operation_id", ["one", "☃" * 200, "\ud800"])
+@pytest.mark.parametrize("operation_id", ["one", "☃" * 200])
 async def test_an_id_that_is_in_use_closes_the_socket(serving: Serving, operation_id: str) -> None:
     async with serving() as api, api.socket() as socket:
         await api.create("T-7")

@@ -29,12 +29,15 @@ from storage import (
     TaskFinished,
     TaskNotFound,
     Unavailable,
+    Update,
     UpdateProgress,
     UpdateType,
     open_storage,
 )
+from storage.commands import size_of
+from storage.errors import OutcomeUnknown
 from storage.lifecycle import decide
-from storage.writer import OutcomeUnknown, Writer
+from storage.writer import Writer
 from tests.postgres import execute, session, set_for_database
 from tests.storage.helpers import (
     at_commit,
@@ -102,7 +105,7 @@ async def test_a_group_holds_at_most_its_number_of_commands(database: str) -> No
 async def test_a_group_holds_at_most_its_bytes_but_at_least_one_command(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.writer.GROUP_BYTES_MAX", 3 * note().size)
+    monkeypatch.setattr("storage.writer.GROUP_BYTES_MAX", 3 * size_of(note()))
     async with open_storage(database, upgrade=False) as storage:
         await submit(storage, Create(task_id="T"))
         with spied(storage) as spy:
@@ -283,7 +286,7 @@ async def test_a_full_queue_refuses_at_once_and_finishes_what_it_took(database: 
 
 
 async def test_a_queue_is_full_when_its_bytes_are(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.writer.WAITING_BYTES_MAX", 2 * note().size)
+    monkeypatch.setattr("storage.writer.WAITING_BYTES_MAX", 2 * size_of(note()))
     async with open_storage(database, upgrade=False) as storage:
         await submit(storage, Create(task_id="T"))
         for _ in range(2):
@@ -370,12 +373,16 @@ async def test_times_do_not_run_backwards_when_the_clock_does(database: str) -> 
 KEYED: Final = note(message="keyed", metadata=[1], idempotency_key="k")
 
 
-async def test_a_key_that_comes_twice_in_one_group_adds_one_event(database: str) -> None:
+async def test_a_key_that_comes_twice_in_one_group_adds_one_event(
+    database: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async with open_storage(database, upgrade=False) as storage:
         await submit(storage, Create(task_id="T"))
         outcomes = await submit(storage, KEYED, KEYED, note())
         assert [outcome.seq for outcome in outcomes] == [2, 2, 3]
         assert await messages(storage) == [CREATED, "keyed", "m"]
+    # It did not take the index's refusal to find out.
+    assert caplog.records == []
 
 
 async def test_a_key_that_comes_again_returns_the_task_as_it_is_now(database: str) -> None:
@@ -619,6 +626,38 @@ async def test_subscribers_see_a_change_whose_answer_was_lost(database: str) -> 
             with at_commit(storage, commit_and_break):
                 await submit(storage, note())
             assert [event.seq for event in (await anext(updates)).events] == [2]
+
+
+async def test_subscribers_see_a_change_that_was_made_alone_and_whose_answer_was_lost(database: str) -> None:
+    await execute(database, NO_THIRTEEN)
+    async with open_storage(database, upgrade=False) as storage:
+        await submit(storage, Create(task_id="T"), Create(task_id="culprit"))
+        async with aclosing(storage.watch("T")) as updates:
+            await anext(updates)
+            with at_commit(storage, commit_and_break):
+                await submit(storage, UpdateProgress(task_id="culprit", progress=13), note())
+            assert [event.seq for event in (await anext(updates)).events] == [2]
+
+
+async def test_the_writer_goes_on_after_a_fault_of_its_own(
+    database: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: Update) -> None:
+        raise ZeroDivisionError
+
+    async with open_storage(database, upgrade=False) as storage:
+        await submit(storage, Create(task_id="T"))
+        async with aclosing(storage.watch("T")) as updates:
+            await anext(updates)
+            with monkeypatch.context() as patch:
+                patch.setattr(storage.feed, "publish", broken)
+                outcomes = await submit(storage, note(), note())
+            # It was committed; but nobody may rely on that.
+            assert [type(outcome) for outcome in outcomes] == [OutcomeUnknown, OutcomeUnknown]
+            assert [event.seq for event in (await anext(updates)).events] == [2, 3]
+        assert storage.writer.alive
+        assert [task.seq for task in await submit(storage, note())] == [4]
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_subscribers_look_again_for_a_change_that_takes_long_to_commit(

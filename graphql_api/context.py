@@ -1,0 +1,39 @@
+"""What a resolver is given beside its arguments, and how much one operation may read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import strawberry
+
+from graphql_api.auth import Viewer
+from storage import Event, Permission, Storage, TooLarge
+
+# Events that one operation may read, over all its fields.
+OPERATION_EVENTS_MAX: Final = 10_000
+OPERATION_BYTES_MAX: Final = 32 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Context:
+    """What a resolver is given beside its arguments."""
+
+    storage: Storage
+    viewer: Viewer
+    events_left: int = OPERATION_EVENTS_MAX
+    bytes_left: int = OPERATION_BYTES_MAX
+
+    async def events(self, task_id: str, first_seq: int, last_seq: int) -> Sequence[Event]:
+        """Events of a task's log, as many as the operation may still read."""
+        self.viewer.require(Permission.READ)
+        self.events_left -= max(0, last_seq - first_seq + 1)
+        if self.events_left < 0:
+            raise TooLarge(f"One operation may read at most {OPERATION_EVENTS_MAX} events; ask for fewer.")
+        events = await self.storage.reader.events(task_id, first_seq, last_seq)
+        self.bytes_left -= sum(len(event.message) + len(event.metadata or "") for event in events)
+        if self.bytes_left < 0:
+            raise TooLarge(f"One operation may read at most {OPERATION_BYTES_MAX} bytes of events; ask for fewer.")
+        return events
+
+
+Info: TypeAlias = strawberry.Info[Context, None]
