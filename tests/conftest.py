@@ -7,6 +7,7 @@ import asyncio
 import inspect
 import os
 import secrets
+import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
@@ -46,7 +47,7 @@ async def _leaving_nothing_behind(test: Awaitable[None]) -> None:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server() -> Iterator[str]:
     """The URL of a PostgreSQL in which one may create databases."""
     if named := os.environ.get("TEST_DATABASE_URL"):
         yield make_url(named).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
@@ -54,14 +55,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     # A loop and a thread of its own: tests come and go with theirs.
     url: Future[str] = Future()
     stop = threading.Event()
-    folder = tmp_path_factory.mktemp("postgres")
-    thread = threading.Thread(target=lambda: asyncio.run(_serve(folder, url, stop)), name="postgres")
-    thread.start()
-    try:
-        yield url.result(TEST_TIMEOUT_S)
-    finally:
-        stop.set()
-        thread.join()
+    # Not in pytest's own folder: each session that starts closes that to the account which runs PostgreSQL as root.
+    with tempfile.TemporaryDirectory(prefix="spectral-test-") as parent:
+        folder = Path(parent) / "data"
+        thread = threading.Thread(target=lambda: asyncio.run(_serve(folder, url, stop)), name="postgres")
+        thread.start()
+        try:
+            yield url.result(TEST_TIMEOUT_S)
+        finally:
+            stop.set()
+            thread.join()
 
 
 async def _serve(folder: Path, url: Future[str], stop: threading.Event) -> None:
@@ -89,9 +92,10 @@ async def _let_it_create_databases(folder: Path) -> None:
     cluster = folder / "postgres"
     programs = Programs(folder / "postgres.log")
     programs.account = account_for(cluster)
-    statement = "ALTER ROLE spectral_notify CREATEDB\n"
+    # A database is dropped whoever is at work in it, and that may be autovacuum.
+    statements = "ALTER ROLE spectral_notify CREATEDB\nGRANT pg_signal_autovacuum_worker TO spectral_notify\n"
     await programs.run(
-        "postgres", "--single", "-D", str(cluster), "postgres", stdin=statement, timeout_s=TEST_TIMEOUT_S
+        "postgres", "--single", "-D", str(cluster), "postgres", stdin=statements, timeout_s=TEST_TIMEOUT_S
     )
     (cluster / "pg_hba.conf").write_text("local all spectral_notify scram-sha-256\n")
 
