@@ -159,7 +159,7 @@ class _Clones:
         async with session(url) as connection:
             await connection.execute(
                 "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND pid <> pg_backend_pid();"
+                " WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid();"
                 f"TRUNCATE {', '.join(schema.tables)}"
             )
         self._unused.append(url)

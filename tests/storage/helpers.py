@@ -145,6 +145,20 @@ def at_commit(storage: Storage, act: Callable[[Any], Awaitable[object]]) -> Iter
 
 
 @contextmanager
+def before_statement(storage: Storage, words: str, act: Callable[[], Awaitable[object]]) -> Iterator[None]:
+    """Do something once, just before a statement that holds these words."""
+    pending = [act]
+
+    def on_statement(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if words in statement and pending:
+            await_only(pending.pop()())
+
+    with _listening(storage.engine, "before_cursor_execute", on_statement):
+        yield
+    assert not pending
+
+
+@contextmanager
 def _listening(engine: AsyncEngine, name: str, listener: Callable[..., None]) -> Iterator[None]:
     event.listen(engine.sync_engine, name, listener)
     try:

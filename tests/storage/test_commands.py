@@ -75,6 +75,7 @@ def every_command_with(argument: str, value: Any) -> Iterator[Callable[[], Comma
         ("metadata", False),
         ("metadata", "x" * (256 * KIB - 2)),
         ("metadata", nested(64)),
+        ("metadata", [0] * 19_999),
         ("metadata", [[]] * (20_000 - 1)),
         ("metadata", {f"{n}": [n] for n in range(20_000 // 2 - 1)}),
         ("metadata", 2**63 - 1),
@@ -117,6 +118,9 @@ def test_a_value_at_its_bound_is_taken_by_every_command_that_has_it(argument: st
         ("progress", 101, BadInput, "progress must be 0 to 100, got 101."),
         ("progress", 2**70, BadInput, f"progress must be 0 to 100, got {2**70}."),
         ("metadata", "x" * (256 * KIB - 1), TooLarge, "metadata must have at most 262144 bytes as JSON, got 262145."),
+        ("metadata", [0] * 20_000, TooLarge, "metadata must hold at most 20000 values."),
+        # Small to send, large to read: the same list again and again.
+        ("metadata", [[0] * 300_000] * 400, TooLarge, "metadata must hold at most 20000 values."),
         ("metadata", nested(65), BadInput, "metadata must be nested at most 64 levels deep."),
         ("metadata", nested(200), BadInput, "metadata must be nested at most 64 levels deep."),
         ("metadata", nested(100_000), BadInput, "metadata must be nested at most 64 levels deep."),

@@ -574,6 +574,18 @@ def test_an_ordinary_user_is_told_whose_folder_it_is(made_dir: Path) -> None:
     assert "Run this as the account that owns the folder" in refused.value.stderr
 
 
+@as_root
+def test_a_folder_that_somebody_else_made_where_everybody_may_is_not_used() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as parent:
+        Path(parent).chmod(0o1777)
+        planted = Path(parent) / "data"
+        planted.mkdir()
+        os.chown(planted, pwd.getpwnam("nobody").pw_uid, -1)
+        with pytest.raises(StartupError, match=f"{planted} belongs to another user; name a folder of your own."):
+            asyncio.run(make(planted))
+        assert list(planted.iterdir()) == []
+
+
 def test_an_access_control_list_lets_one_account_in_and_widens_nothing_else() -> None:
     user_obj, group_obj, other, mask = (
         (tag, embedded_account._NO_ID)

@@ -197,3 +197,11 @@ async def test_a_connection_that_died_while_it_lay_idle_closes_no_door(database:
         text = await storage.keys.create("ci", [Permission.READ])
         assert await kill_connections(database) >= 1
         assert await storage.keys.find(text) is not None
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "a\x1b[31m", "\u202egnp", " ci", "ci ", "x" * 101])
+async def test_the_name_of_a_key_is_short_and_printable(database: str, name: str) -> None:
+    async with open_storage(database, upgrade=False) as storage:
+        with pytest.raises(BadInput, match="The name of a key must"):
+            await storage.keys.create(name, [Permission.READ])
+        assert await storage.keys.list() == []

@@ -29,7 +29,7 @@ from storage.database import open_engine
 from storage.lifecycle import decide
 from storage.reader import EVENTS_BYTES_MAX, Reader
 from tests.postgres import session
-from tests.storage.helpers import kill_connections, note, spied, submit, until_blocked
+from tests.storage.helpers import before_statement, kill_connections, note, spied, submit, until_blocked
 from tests.storage.test_lifecycle import NOW
 
 
@@ -75,6 +75,17 @@ async def test_lookups_in_the_same_turn_are_one_query_of_each_kind(database: str
             ("T2", ()),
             None,
         ]
+
+
+async def test_a_page_of_the_log_is_of_one_instant(database: str) -> None:
+    async with open_storage(database, upgrade=False) as storage, open_storage(database, upgrade=False) as elsewhere:
+        await submit(storage, Create(task_id="T"), note(message="old"), note(message="old"))
+        replacement = (Delete(task_id="T"), Create(task_id="T"), note(message="new"))
+        with before_statement(storage, "FROM task_events", lambda: submit(elsewhere, *replacement)):
+            page = await storage.reader.log("T", 0)
+        assert page is not None
+        assert page.task.seq == 3
+        assert [event.message for event in page.events] == ["Task created", "old", "old"]
 
 
 async def test_lookups_that_arrive_while_others_are_under_way_wait_for_one_query_more(database: str) -> None:

@@ -191,17 +191,18 @@ async def test_when_the_database_refuses_a_group_only_the_culprit_fails(
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
-async def test_a_refusal_of_the_database_costs_no_connection(database: str) -> None:
+async def test_a_writer_whom_the_database_refuses_keeps_its_connection(database: str) -> None:
     await execute(database, NO_THIRTEEN)
-    async with open_storage(database, upgrade=False) as storage, session(database) as other:
+    async with open_storage(database, upgrade=False, connections_max=1) as storage:
         await submit(storage, Create(task_id="T"))
-        sessions = (
-            "SELECT array_agg(pid ORDER BY pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND application_name = 'spectral-notify'"
-        )
-        before = await other.fetchval(sessions)
-        await submit(storage, UpdateProgress(task_id="T", progress=13), note())
-        assert await other.fetchval(sessions) == before
+        # Were the connection given back, then whoever waits for one would come before the next change.
+        waiting = asyncio.create_task(storage.reader.task("T"))
+        await asyncio.sleep(0)
+        _, task = await submit(storage, UpdateProgress(task_id="T", progress=13), note())
+        assert task.seq == 2
+        assert not waiting.done()
+        await storage.writer.close()
+        assert await waiting is not None
 
 
 async def test_what_clients_sent_stays_out_of_the_log(database: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -243,6 +244,8 @@ async def test_a_row_that_somebody_else_holds_is_unavailable_and_the_others_go_t
         assert outcomes[0].extensions == {"retryable": True}
         # The group, one of the three that want the row, and two others: nobody waits for the same row twice.
         assert spy.count("FOR UPDATE") == 4
+        # And those who have waited as a group hardly wait again.
+        assert spy.count("SET LOCAL lock_timeout") == 3
         assert await messages(storage) == [CREATED]
         assert await messages(storage, "free") == [CREATED, "m", "m"]
         assert [outcome.seq for outcome in await submit(storage, note())] == [2]
