@@ -109,6 +109,8 @@ class Spy:
 
     statements: list[str] = field(default_factory=list)
     commits: int = 0
+    # How often a connection was taken from the pool.
+    connections: int = 0
 
     def count(self, words: str) -> int:
         """How many statements hold these words."""
@@ -126,9 +128,13 @@ def spied(storage: Storage) -> Iterator[Spy]:
     def on_commit(_connection: Any) -> None:
         spy.commits += 1
 
+    def on_checkout(*_: Any) -> None:
+        spy.connections += 1
+
     with (
         _listening(storage.engine, "before_cursor_execute", on_statement),
         _listening(storage.engine, "commit", on_commit),
+        _listening(storage.engine, "checkout", on_checkout),
     ):
         yield spy
 
