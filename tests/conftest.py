@@ -172,8 +172,9 @@ async def _schema(url: str) -> str:
     async with session(url) as connection:
         return str(
             await connection.fetchrow(
-                f"SELECT array(SELECT * FROM ({objects}) AS objects ORDER BY 1), array(SELECT version_num FROM alembic_version), "
-                "array(SELECT setconfig FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase"
+                f"SELECT array(SELECT * FROM ({objects}) AS objects ORDER BY 1),"
+                " array(SELECT version_num FROM alembic_version),"
+                " array(SELECT setconfig FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase"
                 " WHERE datname = current_database())"
             )
         )
