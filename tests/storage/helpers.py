@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -12,6 +12,9 @@ from sqlalchemy.util import await_only
 
 from storage import AddEvent, Command, Event, EventType, Storage, Task, Update, open_storage
 from tests.postgres import session
+
+# The message of every first event.
+CREATED: Final = "Task created"
 
 
 def note(task_id: str = "T", message: str = "m", **arguments: Any) -> AddEvent:
