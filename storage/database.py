@@ -96,8 +96,8 @@ def is_connection_failure(error: BaseException) -> bool:
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
     if sqlstate(error):
-        return sqlstate(error).startswith(_CONNECTION_STATES) and sqlstate(error) != "57014"
-    return isinstance(error, OSError | TimeoutError | PoolTimeoutError | InterfaceError | asyncpg.InterfaceError)
+        return sqlstate(error).startswith(_CONNECTION_STATES)
+    return isinstance(error, OSError | PoolTimeoutError | InterfaceError | asyncpg.InterfaceError)
 
 
 def is_passing(error: BaseException) -> bool:
