@@ -1,7 +1,5 @@
 """What can be watched."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Annotated
 
 import strawberry
@@ -14,7 +12,7 @@ from graphql_api.types import TaskUpdate, given
 from storage import Permission
 
 
-async def _task_updates(
+def _task_updates(
     info: Info,
     task_id: TaskId,
     after_seq: Annotated[
@@ -24,12 +22,10 @@ async def _task_updates(
             "of at most 500. 0 for all; without it the snapshot brings none."
         ),
     ] = UNSET,
-) -> AsyncGenerator[storage.Update, None]:
+) -> storage.Watch:
     """Watch a task."""
     info.context.viewer.require(Permission.READ)
-    async with aclosing(info.context.storage.watch(task_id, given(after_seq))) as updates:
-        async for update in updates:
-            yield update
+    return info.context.storage.watch(task_id, given(after_seq))
 
 
 @strawberry.type(description="What can be watched.")

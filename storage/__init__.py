@@ -9,7 +9,7 @@ This is the door; the rest of the package is behind it::
 """
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -29,13 +29,13 @@ from storage.errors import (
     TooLarge,
     Unavailable,
 )
-from storage.feed import Feed
+from storage.feed import Feed, Listener
 from storage.keys import Key, Keys, Permission
 from storage.limits import check_name
 from storage.migrate import MIGRATION_WAIT_MS, current, head, migrate, require
 from storage.reader import LogPage, Reader, TaskPage, cursor, history_range
 from storage.task import Event, EventType, Json, Status, Task, Update, UpdateType
-from storage.watch import watch
+from storage.watch import Watch
 from storage.writer import Writer
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "Json",
     "Key",
     "Keys",
+    "Listener",
     "LogPage",
     "Permission",
     "Refusal",
@@ -70,6 +71,7 @@ __all__ = [
     "Update",
     "UpdateProgress",
     "UpdateType",
+    "Watch",
     "check_name",
     "cursor",
     "history_range",
@@ -97,9 +99,9 @@ class Storage:
     reader: Reader
     keys: Keys
 
-    def watch(self, task_id: str, after_seq: int | None = None) -> AsyncGenerator[Update, None]:
+    def watch(self, task_id: str, after_seq: int | None = None) -> Watch:
         """What a subscriber of a task sees; close it with ``aclosing``."""
-        return watch(self.feed, self.reader, task_id, after_seq)
+        return Watch(self.feed, self.reader, task_id, after_seq)
 
     async def check(self) -> dict[str, bool]:
         """Whether each thing that is needed to work is there."""

@@ -2,53 +2,108 @@
 
 The feed is a hint, the log is the truth. A subscriber's buffer is bounded; when it overruns, the buffer is dropped
 and the subscriber is told that there is something to read in the log. Publishing never waits for anybody.
+
+A subscriber either waits for news and takes it, or has a listener that is called as the news is published. A listener
+costs no task and no turn of the loop; one that cannot take an update at once says so, and the update is buffered.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Final
+import logging
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Final, Protocol, Self
 
 from storage.task import Update
+
+log = logging.getLogger(__name__)
 
 # A subscriber that is this far behind reads the log instead. What is buffered is shared by all subscribers of the task.
 BUFFERED_UPDATES_MAX: Final = 64
 BUFFERED_EVENTS_MAX: Final = 256
 BUFFERED_BYTES_MAX: Final = 1024 * 1024
+# Subscribers that hear of an update before everybody else has a turn.
+HEARD_IN_A_ROW: Final = 500
+
+
+class Listener(Protocol):
+    """Somebody who is called rather than waits. It must not wait itself."""
+
+    def hear(self, update: Update) -> bool:
+        """Take an update. False: not now; it is kept, and `wake` follows."""
+
+    def wake(self) -> None:
+        """There is news to take, and this listener is called no more until it listens again."""
 
 
 class Subscriber:
     """One ear. Only the watch that opened it takes from it."""
 
-    __slots__ = ("_bytes", "_events", "_overrun", "_updates", "_waiter")
+    __slots__ = ("_bytes", "_events", "_feed", "_listener", "_overrun", "_task_id", "_updates", "_waiter")
 
-    def __init__(self) -> None:
-        self._updates: deque[Update] = deque()
+    def __init__(self, feed: "Feed", task_id: str) -> None:
+        self._feed = feed
+        self._task_id = task_id
+        # Most have nothing to keep for most of their lives.
+        self._updates: list[Update] | None = None
         self._events = 0
         self._bytes = 0
         self._overrun = False
         self._waiter: asyncio.Future[None] | None = None
+        self._listener: Listener | None = None
 
-    async def take(self) -> list[Update] | None:
-        """Wait for news. None says that the buffer overran: what happened stands in the log."""
-        while not self._updates and not self._overrun:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hear nothing more."""
+        self._listener = None
+        self._feed.forget(self._task_id, self)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to take."""
+        return bool(self._updates) or self._overrun
+
+    def listen(self, listener: Listener) -> None:
+        """Have a listener called with each update from now on. What came before must have been taken."""
+        assert not self.has_news
+        self._listener = listener
+
+    async def news(self) -> None:
+        """Wait until there is something to take."""
+        while not self.has_news:
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
+
+    async def take(self) -> list[Update] | None:
+        """Wait for news, and take it."""
+        await self.news()
+        return self.take_now()
+
+    def take_now(self) -> list[Update] | None:
+        """What there is. None says that the buffer overran: what happened stands in the log."""
         if self._overrun:
             self._overrun = False
             return None
-        taken = list(self._updates)
-        self._updates.clear()
+        taken, self._updates = self._updates or [], None
         self._events = self._bytes = 0
         return taken
 
     def put(self, update: Update) -> None:
-        """Add an update, or drop all when there is no more room."""
+        """Have the listener take an update, or buffer it, or drop all when there is no more room."""
+        if self._listener is not None and self._heard(self._listener, update):
+            return
         if not self._overrun:
+            if self._updates is None:
+                self._updates = []
             if (
                 len(self._updates) >= BUFFERED_UPDATES_MAX
                 or self._events >= BUFFERED_EVENTS_MAX
@@ -63,13 +118,24 @@ class Subscriber:
 
     def look(self) -> None:
         """Say that there may be something in the log which nobody published here."""
-        self._updates.clear()
+        self._updates = None
         self._events = self._bytes = 0
         self._overrun = True
         self._wake()
 
+    def _heard(self, listener: Listener, update: Update) -> bool:
+        try:
+            return listener.hear(update)
+        except Exception:
+            # A fault in one ear is not the writer's, nor anybody else's.
+            log.exception("A listener of a task failed; it reads the log.")
+            return False
+
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if self._listener is not None:
+            listener, self._listener = self._listener, None
+            listener.wake()
+        elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
 
@@ -79,28 +145,37 @@ class Feed:
     def __init__(self) -> None:
         self._subscribers: dict[str, set[Subscriber]] = {}
 
-    @contextmanager
-    def subscribe(self, task_id: str) -> Iterator[Subscriber]:
-        """Hear every update of a task that is published from now on."""
-        subscriber = Subscriber()
+    def subscribe(self, task_id: str) -> Subscriber:
+        """Hear every update of a task that is published from now on, until it is closed."""
+        subscriber = Subscriber(self, task_id)
         self._subscribers.setdefault(task_id, set()).add(subscriber)
-        try:
-            yield subscriber
-        finally:
-            remaining = self._subscribers[task_id]
-            remaining.discard(subscriber)
-            if not remaining:
-                del self._subscribers[task_id]
+        return subscriber
 
-    def publish(self, update: Update) -> None:
-        """Tell the task's subscribers. Call it after the commit, in the order of commits."""
-        for subscriber in self._subscribers.get(update.task.task_id, ()):
+    def forget(self, task_id: str, subscriber: Subscriber) -> None:
+        """Drop a subscriber; `Subscriber.close` calls it."""
+        remaining = self._subscribers.get(task_id, set())
+        remaining.discard(subscriber)
+        if not remaining:
+            self._subscribers.pop(task_id, None)
+
+    async def publish(self, update: Update) -> None:
+        """Tell the task's subscribers. Call it after the commit, in the order of commits.
+
+        It waits for none of them; where they are many, others get a turn in between.
+        """
+        subscribers = self._subscribers.get(update.task.task_id)
+        if subscribers is None:
+            return
+        # A copy: whoever hears of an end leaves.
+        for number, subscriber in enumerate(tuple(subscribers), start=1):
             subscriber.put(update)
+            if number % HEARD_IN_A_ROW == 0:
+                await asyncio.sleep(0)
 
     def look(self, task_ids: Iterable[str]) -> None:
         """Say that the log of these tasks may hold something that was not published."""
         for task_id in task_ids:
-            for subscriber in self._subscribers.get(task_id, ()):
+            for subscriber in tuple(self._subscribers.get(task_id, ())):
                 subscriber.look()
 
     @property

@@ -2,16 +2,17 @@
 
 Subscribe to the feed, then read; the other order loses a change that commits in between. Older than seen: skip. Next in
 line: send. A hole, or a buffer that overran: read the log. Numbers without gaps make each of these a comparison.
+
+A watch is iterated, or fetched from until it has caught up and then listened to: each update that is next in line is
+handed over while it is published, and whoever listens needs no task that waits. When something else comes (a hole, or
+the listener has no room), the listener is woken and fetches again until it has caught up.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
-from dataclasses import replace
 from typing import Final
 
 from storage.errors import BadInput, TaskNotFound, Unavailable
-from storage.feed import Feed
+from storage.feed import Feed, Listener, Subscriber
 from storage.reader import LogPage, Reader
 from storage.task import Event, Task, Update, UpdateType, update_of
 
@@ -19,82 +20,230 @@ from storage.task import Event, Task, Update, UpdateType, update_of
 LOG_RETRY_WAITS_S: Final = (0.5, 1, 2, 4, 8)
 
 
-async def watch(feed: Feed, reader: Reader, task_id: str, after_seq: int | None) -> AsyncGenerator[Update, None]:
+class Watch:
     """SNAPSHOT (in chunks when much came after `after_seq`), then one update per commit; ends when the task does."""
-    if after_seq is not None and after_seq < 0:
-        raise BadInput(f"afterSeq must be the number of the last event seen, or 0 for all events, got {after_seq}.")
-    with feed.subscribe(task_id) as subscriber:
-        task = await reader.task(task_id)
-        if task is None:
-            raise TaskNotFound(task_id)
-        if after_seq is None or after_seq == task.seq:
-            seen = task.seq
-            yield Update(UpdateType.SNAPSHOT, task, ())
-        else:
-            # A number beyond the task's own is from before a deletion: that subscriber starts over.
-            seen = after_seq if after_seq < task.seq else 0
-            begun = False
-            async with aclosing(_log(reader, task, seen)) as chunks:
-                async for chunk in chunks:
-                    if chunk.type is UpdateType.DELETE:
-                        if not begun:
-                            raise TaskNotFound(task_id)
-                        yield chunk
-                        return
-                    begun = True
-                    task, seen = chunk.task, chunk.events[-1].seq
-                    yield replace(chunk, type=UpdateType.SNAPSHOT)
 
-        while not task.status.final:
-            # None is an overrun: like a hole, or another task under the same ID, it is for the log to mend.
-            taken: Sequence[Update | None] = await subscriber.take() or [None]
-            for update in taken:
-                fresh = None
-                if update is not None and update.task.created_at == task.created_at:
-                    fresh = _following(update.events, seen)
-                    if update.type is UpdateType.DELETE:
-                        # What is missing before it went with the task; nobody can read it any more.
-                        yield replace(update, events=fresh or ())
-                        return
-                if update is None or fresh is None:
-                    async with aclosing(_log(reader, task, seen)) as chunks:
-                        async for chunk in chunks:
-                            yield chunk
-                            if chunk.type is UpdateType.DELETE:
-                                return
-                            task, seen = chunk.task, chunk.events[-1].seq
-                elif fresh:
-                    task, seen = update.task, fresh[-1].seq
-                    # The very same object for all who missed nothing: what is made of it can be shared.
-                    yield update if len(fresh) == len(update.events) else replace(update, events=fresh)
+    __slots__ = (
+        "_after_seq",
+        "_begun",
+        "_behind",
+        "_ended",
+        "_feed",
+        "_listener",
+        "_reader",
+        "_replaying",
+        "_seen",
+        "_subscriber",
+        "_taken",
+        "_task",
+        "_task_id",
+    )
+
+    def __init__(self, feed: Feed, reader: Reader, task_id: str, after_seq: int | None) -> None:
+        self._feed = feed
+        self._reader = reader
+        self._task_id = task_id
+        self._after_seq = after_seq
+        self._subscriber: Subscriber | None = None
+        # The task and the number of the event that the subscriber has seen last.
+        self._task: Task | None = None
+        self._seen = 0
+        # Taken from the feed and not looked at yet.
+        self._taken: list[Update] = []
+        self._listener: Listener | None = None
+        # Whether a snapshot was given out.
+        self._begun = False
+        # Whether what is read from the log is still the snapshot.
+        self._replaying = False
+        # Whether the next events are to be read from the log.
+        self._behind = False
+        self._ended = False
+
+    def __aiter__(self) -> "Watch":
+        return self
+
+    async def __anext__(self) -> Update:
+        while (update := await self.fetch()) is None:
+            if self._ended or self._subscriber is None:
+                raise StopAsyncIteration
+            try:
+                await self._subscriber.news()
+            except BaseException:
+                self.close()
+                raise
+        return update
+
+    async def fetch(self) -> Update | None:
+        """The next update, from the log where need be; None when there is none yet, or the watch has ended."""
+        update = None
+        try:
+            while update is None and not self._ended and not self.caught_up:
+                update = await self._step()
+        except BaseException:
+            self.close()
+            raise
+        return update
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self._ended
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether everything that is known here was given out, so that one can listen."""
+        return (
+            self._begun
+            and not self._ended
+            and not self._behind
+            and not self._taken
+            and self._subscriber is not None
+            and not self._subscriber.has_news
+        )
+
+    def listen(self, listener: Listener) -> None:
+        """Hand each update over while it is published, until the listener is woken."""
+        assert self.caught_up
+        assert self._subscriber is not None
+        self._listener = listener
+        self._subscriber.listen(self)
+
+    def close(self) -> None:
+        """Give the subscription back."""
+        self._ended = True
+        self._listener = None
+        self._taken = []
+        if self._subscriber is not None:
+            self._subscriber.close()
+
+    async def aclose(self) -> None:
+        """Give the subscription back, as an asynchronous generator does."""
+        self.close()
+
+    def hear(self, update: Update) -> bool:
+        """Hand an update to the listener, if it is next in line and there is room for it."""
+        listener, task, seen = self._listener, self._task, self._seen
+        assert listener is not None
+        fresh = self._fresh(update)
+        if fresh is None:
+            return not self._behind
+        heard = False
+        try:
+            heard = listener.hear(fresh)
+        finally:
+            if heard:
+                if self._ended:
+                    self.close()
+            elif self._listener is listener:
+                # As if it had not been looked at.
+                self._task, self._seen, self._ended = task, seen, False
+        return heard
+
+    def wake(self) -> None:
+        """Wake the listener: it is to iterate."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.wake()
+
+    async def _step(self) -> Update | None:
+        """The next update, if this step of the way brings one."""
+        if self._subscriber is None:
+            return await self._begin()
+        if self._behind:
+            return await self._read_on()
+        if not self._taken:
+            taken = self._subscriber.take_now()
+            if taken is None:
+                # An overrun: like a hole, or another task under the same ID, it is for the log to mend.
+                self._behind = True
+                return None
+            self._taken = taken
+        update = self._fresh(self._taken.pop(0))
+        if self._ended:
+            self.close()
+        return update
+
+    async def _begin(self) -> Update | None:
+        after_seq = self._after_seq
+        if after_seq is not None and after_seq < 0:
+            raise BadInput(f"afterSeq must be the number of the last event seen, or 0 for all events, got {after_seq}.")
+        self._subscriber = self._feed.subscribe(self._task_id)
+        self._task = task = await self._reader.task(self._task_id)
+        if task is None:
+            raise TaskNotFound(self._task_id)
+        if after_seq is not None and after_seq != task.seq:
+            # A number beyond the task's own is from before a deletion: that subscriber starts over.
+            self._seen = after_seq if after_seq < task.seq else 0
+            self._behind = self._replaying = True
+            return None
+        self._seen = task.seq
+        self._begun = True
+        if task.status.final:
+            self.close()
+        return Update(UpdateType.SNAPSHOT, task, ())
+
+    async def _read_on(self) -> Update | None:
+        """What the log holds next; a DELETE when that very task is no more."""
+        task = self._task
+        assert task is not None
+        page = await self._read_log()
+        if page is None or page.task.created_at != task.created_at:
+            if not self._begun:
+                raise TaskNotFound(self._task_id)
+            self.close()
+            return Update(UpdateType.DELETE, task, ())
+        if not page.events:
+            self._behind = False
+            return None
+        self._task = task = page.task
+        self._seen = page.events[-1].seq
+        self._begun = True
+        update = update_of(task, page.events)
+        if self._replaying:
+            update = Update(UpdateType.SNAPSHOT, task, page.events)
+        if self._seen >= task.seq:
+            self._behind = self._replaying = False
+            if task.status.final:
+                self.close()
+        return update
+
+    async def _read_log(self) -> LogPage | None:
+        """A page of the log; a database that is away for a moment ends no subscription."""
+        for wait_s in LOG_RETRY_WAITS_S:
+            try:
+                return await self._reader.log(self._task_id, self._seen)
+            except Unavailable:
+                await asyncio.sleep(wait_s)
+        return await self._reader.log(self._task_id, self._seen)
+
+    def _fresh(self, update: Update) -> Update | None:
+        """What of a published update is new, None for nothing; `_behind` is set when the log must say."""
+        assert self._task is not None
+        if update.task.created_at != self._task.created_at:
+            self._behind = True
+            return None
+        events = _following(update.events, self._seen)
+        if update.type is UpdateType.DELETE:
+            # What is missing before it went with the task; nobody can read it any more.
+            events = events or ()
+            self._ended = True
+        elif events is None:
+            self._behind = True
+            return None
+        elif not events:
+            return None
+        else:
+            self._task = update.task
+            self._seen = events[-1].seq
+            self._ended = update.task.status.final
+        # The very same object for all who missed nothing: what is made of it can be shared.
+        return update if events is update.events else Update(update.type, update.task, events)
 
 
 def _following(events: tuple[Event, ...], seen: int) -> tuple[Event, ...] | None:
     """The events after number `seen`; None when the next one is missing."""
-    fresh = tuple(event for event in events if event.seq > seen)
-    return None if fresh and fresh[0].seq != seen + 1 else fresh
-
-
-async def _read(reader: Reader, task_id: str, seen: int) -> LogPage | None:
-    """A page of the log; a database that is away for a moment ends no subscription."""
-    for wait_s in LOG_RETRY_WAITS_S:
-        try:
-            return await reader.log(task_id, seen)
-        except Unavailable:
-            await asyncio.sleep(wait_s)
-    return await reader.log(task_id, seen)
-
-
-async def _log(reader: Reader, task: Task, seen: int) -> AsyncGenerator[Update, None]:
-    """What the log holds after `seen`, in chunks; a DELETE when that very task is no more."""
-    while True:
-        page = await _read(reader, task.task_id, seen)
-        if page is None or page.task.created_at != task.created_at:
-            yield Update(UpdateType.DELETE, task, ())
-            return
-        if not page.events:
-            return
-        task, seen = page.task, page.events[-1].seq
-        yield update_of(task, page.events)
-        if seen >= task.seq:
-            return
+    if events and events[0].seq != seen + 1:
+        events = tuple(event for event in events if event.seq > seen)
+        if events and events[0].seq != seen + 1:
+            return None
+    return events

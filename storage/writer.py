@@ -213,10 +213,10 @@ class Writer:
                 updates = await self._commit(group, lock_timeout_ms)
         except Exception as error:  # noqa: BLE001 - whatever it is, the callers must hear of it and the loop go on
             return error
-        for change in updates:
-            self._feed.publish(change)
         for entry in group:
             _answer(entry, entry.outcome)
+        for change in updates:
+            await self._feed.publish(change)
         return None
 
     async def _commit(self, group: list[_Entry], lock_timeout_ms: int | None) -> list[Update]:

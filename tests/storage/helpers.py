@@ -1,7 +1,7 @@
 """What the tests of the storage share, so that each of them can be a whole small program."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -10,7 +10,7 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import await_only
 
-from storage import AddEvent, Command, Event, EventType, Storage, Task, Update, open_storage
+from storage import AddEvent, Command, Event, EventType, Storage, Task, Update, Watch, open_storage
 from tests.postgres import session
 
 # The message of every first event.
@@ -40,7 +40,7 @@ async def messages(storage: Storage, task_id: str = "T") -> list[str]:
     return [event.message for event in events]
 
 
-async def collect(updates: AsyncGenerator[Update, None], until: Callable[[Update], bool] | None = None) -> list[Update]:
+async def collect(updates: Watch, until: Callable[[Update], bool] | None = None) -> list[Update]:
     """What a subscriber is sent, up to the first update that is wanted (None: until the stream ends)."""
     collected: list[Update] = []
     try:

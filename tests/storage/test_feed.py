@@ -31,9 +31,9 @@ async def test_every_subscriber_of_a_task_hears_the_very_same_updates_in_order()
     updates = [news() for _ in range(3)]
     with feed.subscribe("T") as one, feed.subscribe("T") as two, feed.subscribe("other") as other:
         for update in updates:
-            feed.publish(update)
+            await feed.publish(update)
         later = news("other")
-        feed.publish(later)
+        await feed.publish(later)
         for subscriber in (one, two):
             taken = await subscriber.take()
             assert taken is not None
@@ -43,10 +43,10 @@ async def test_every_subscriber_of_a_task_hears_the_very_same_updates_in_order()
 
 async def test_a_subscriber_hears_nothing_from_before_and_nothing_twice() -> None:
     feed = Feed()
-    feed.publish(news())
+    await feed.publish(news())
     with feed.subscribe("T") as subscriber:
         for update in (news(), news()):
-            feed.publish(update)
+            await feed.publish(update)
             assert await subscriber.take() == [update]
 
 
@@ -56,8 +56,8 @@ async def test_one_who_waits_is_woken() -> None:
         waiting = asyncio.create_task(subscriber.take())
         await asyncio.sleep(0)
         update = news()
-        feed.publish(update)
-        feed.publish(update)
+        await feed.publish(update)
+        await feed.publish(update)
         assert await waiting == [update, update]
 
 
@@ -69,7 +69,7 @@ async def test_one_who_stops_waiting_can_wait_again() -> None:
         waiting.cancel()
         update = news()
         # Just when the other is about to go away.
-        feed.publish(update)
+        await feed.publish(update)
         with pytest.raises(asyncio.CancelledError):
             await waiting
         assert await subscriber.take() == [update]
@@ -120,7 +120,7 @@ async def test_one_who_never_takes_holds_no_more_than_the_bound() -> None:
 
 def held(subscriber: Subscriber) -> int:
     """How many updates a subscriber keeps alive."""
-    return len(subscriber._updates)
+    return len(subscriber._updates or ())
 
 
 async def test_subscribers_of_a_task_can_be_told_to_look_into_its_log() -> None:
@@ -130,11 +130,11 @@ async def test_subscribers_of_a_task_can_be_told_to_look_into_its_log() -> None:
         await asyncio.sleep(0)
         feed.look(["T", "unknown"])
         assert await waiting is None
-        feed.publish(news())
+        await feed.publish(news())
         feed.look(["T"])
         assert await subscriber.take() is None
         update = news("other")
-        feed.publish(update)
+        await feed.publish(update)
         assert await other.take() == [update]
 
 
@@ -148,4 +148,4 @@ async def test_a_subscriber_who_leaves_is_forgotten_however_it_leaves() -> None:
     assert feed.subscribers == 0
     # Nor is the task.
     assert feed._subscribers == {}
-    feed.publish(news())
+    await feed.publish(news())

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -27,7 +27,7 @@ from storage import (
     open_storage,
 )
 from storage.reader import LOG_CHUNK_EVENTS, Reader
-from storage.watch import watch
+from storage.watch import Watch
 from tests.storage.helpers import collect, messages, note, numbers, submit, task_and_log
 
 SNAPSHOT, EVENT, DELETE = UpdateType.SNAPSHOT, UpdateType.EVENT, UpdateType.DELETE
@@ -184,8 +184,8 @@ class Slow(Reader):
         if group:
             assert not [outcome for outcome in await submit(self._storage, *group) if isinstance(outcome, Exception)]
 
-    def watch(self, after_seq: int | None) -> AsyncGenerator[Update, None]:
-        return watch(self._storage.feed, self, "T", after_seq)
+    def watch(self, after_seq: int | None) -> Watch:
+        return Watch(self._storage.feed, self, "T", after_seq)
 
 
 async def test_a_change_between_subscribing_and_reading_is_in_the_snapshot_and_does_not_come_again(
@@ -234,7 +234,7 @@ async def test_a_group_that_was_partly_seen_comes_without_what_was_seen(database
             task, (*_, third) = await task_and_log(storage)
             assert task is not None
             # As another process may announce it: the same numbers, cut in another way.
-            storage.feed.publish(Update(EVENT, task, (log[1], third)))
+            await storage.feed.publish(Update(EVENT, task, (log[1], third)))
             assert told([await anext(updates)]) == [(EVENT, 3, [3])]
             await submit(storage, note())
             assert told([await anext(updates)]) == [(EVENT, 4, [4])]
@@ -269,7 +269,7 @@ async def test_a_deletion_after_a_hole_comes_without_the_events_that_do_not_foll
 async def test_a_database_that_is_away_for_a_moment_ends_no_stream(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(watch.__globals__, "LOG_RETRY_WAITS_S", (0, 0))
+    monkeypatch.setattr("storage.watch.LOG_RETRY_WAITS_S", (0, 0))
     async with open_storage(database, upgrade=False) as storage:
         await task_with(storage, 1)
         reader = Slow(storage)
@@ -308,7 +308,7 @@ async def test_one_who_does_not_read_costs_little_and_then_sees_everything_once(
             for _ in range(300):
                 await submit(storage, *[note()] * 10)
             (buffer,) = [subscriber._updates for subscriber in storage.feed._subscribers["T"]]
-            assert len(buffer) <= 64
+            assert buffer is None or len(buffer) <= 64
             behind: list[Update] = []
             while numbers(behind)[-1:] != [3001]:
                 behind.append(await anext(updates))
@@ -450,3 +450,130 @@ async def test_subscribers_who_come_and_go_see_every_event_after_their_snapshot_
             await submit(storage, Complete(task_id="T"))
         assert storage.feed.subscribers == 0
         assert len(await messages(storage)) == EVENTS + 1
+
+
+class Ear:
+    """A listener that fetches again when it is woken, as a socket does; it takes what it has room for."""
+
+    def __init__(self, watching: Watch, room: Callable[[], bool] = lambda: True) -> None:
+        self.watching = watching
+        self.room = room
+        self.updates: list[Update] = []
+        self.heard: list[Update] = []
+        self.wakings = 0
+        self.fetching = asyncio.create_task(self._fetch())
+
+    async def _fetch(self) -> None:
+        while update := await self.watching.fetch():
+            self.updates.append(update)
+        if not self.watching.ended:
+            self.watching.listen(self)
+
+    def hear(self, update: Update) -> bool:
+        if not self.room():
+            return False
+        self.updates.append(update)
+        self.heard.append(update)
+        return True
+
+    def wake(self) -> None:
+        self.wakings += 1
+        self.fetching = asyncio.create_task(self._fetch())
+
+
+async def test_a_listener_is_handed_the_very_same_updates_while_they_are_published(database: str) -> None:
+    async with open_storage(database, upgrade=False) as storage:
+        await task_with(storage, 1)
+        ears = [Ear(storage.watch("T")) for _ in range(2)]
+        for ear in ears:
+            await ear.fetching
+        for command in (note(), note(), Complete(task_id="T")):
+            await submit(storage, command)
+        for ear in ears:
+            assert numbers(ear.updates) == [2, 3, 4]
+            assert ear.wakings == 0
+            assert ear.watching.ended
+        assert [id(update) for update in ears[0].heard] == [id(update) for update in ears[1].heard]
+        assert storage.feed.subscribers == 0
+
+
+async def test_a_listener_without_room_finds_what_it_refused_by_fetching(database: str) -> None:
+    async with open_storage(database, upgrade=False) as storage:
+        await task_with(storage, 1)
+        room = False
+        ear = Ear(storage.watch("T"), lambda: room)
+        await ear.fetching
+        for ending in (False, True):
+            await submit(storage, Complete(task_id="T") if ending else note())
+            assert ear.wakings == 1 + ending
+            await ear.fetching
+        assert told(ear.updates) == [(SNAPSHOT, 1, []), (EVENT, 2, [2]), (UpdateType.COMPLETE, 3, [3])]
+        assert ear.heard == []
+        assert storage.feed.subscribers == 0
+
+
+async def test_a_listener_is_woken_for_what_only_the_log_can_tell(database: str) -> None:
+    async with open_storage(database, upgrade=False) as storage, open_storage(database, upgrade=False) as elsewhere:
+        await task_with(storage, 1)
+        ear = Ear(storage.watch("T"))
+        await ear.fetching
+        await submit(elsewhere, note())
+        await submit(storage, note())
+        await ear.fetching
+        assert ear.wakings == 1
+        storage.feed.look(["T"])
+        await submit(elsewhere, note())
+        await submit(storage, note())
+        await asyncio.wait_for(ear.fetching, 10)
+        assert numbers(ear.updates) == [2, 3, 4, 5]
+        await submit(storage, Delete(task_id="T"), Create(task_id="T"))
+        assert ear.updates[-1].type is DELETE
+        assert ear.watching.ended
+        assert storage.feed.subscribers == 0
+
+
+async def test_a_listener_that_fails_harms_nobody_and_misses_nothing(
+    database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_storage(database, upgrade=False) as storage:
+        await task_with(storage, 1)
+
+        def room() -> bool:
+            raise RuntimeError
+
+        broken, other = Ear(storage.watch("T"), room), Ear(storage.watch("T"))
+        for ear in (broken, other):
+            await ear.fetching
+        await submit(storage, note())
+        assert numbers(other.heard) == [2]
+        await broken.fetching
+        assert numbers(broken.updates) == [2]
+        assert "A listener of a task failed" in caplog.text
+        for ear in (broken, other):
+            ear.watching.close()
+        await submit(storage, note())
+        assert numbers(other.updates) == [2]
+
+
+async def test_listeners_that_come_and_go_and_refuse_see_each_event_once_in_order(database: str) -> None:
+    chance = random.Random(7)
+    async with open_storage(database, upgrade=False) as storage:
+        await task_with(storage, 1)
+        ears = [Ear(storage.watch("T", 0), lambda: chance.random() < 0.7) for _ in range(20)]
+
+        async def report() -> None:
+            for _ in range(30):
+                await submit(storage, note())
+                if chance.random() < 0.1:
+                    storage.feed.look(["T"])
+
+        await asyncio.gather(*(report() for _ in range(5)))
+        await submit(storage, Complete(task_id="T"))
+        for ear in ears:
+            while not ear.fetching.done():
+                await ear.fetching
+            assert ear.watching.ended
+            assert numbers(ear.updates) == list(range(1, 153))
+        assert any(ear.heard for ear in ears)
+        assert any(ear.wakings > 1 for ear in ears)
+        assert storage.feed.subscribers == 0
