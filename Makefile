@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test check format lock schema migration bench clean help
+.PHONY: run test fuzz check format lock schema migration bench clean help
 
 help: ## List what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -15,6 +15,9 @@ run: $(READY) ## Serve on 127.0.0.1:8000; SPECTRAL_HOST, SPECTRAL_PORT and SPECT
 
 test: $(READY) ## Run the tests
 	$(BIN)/python -m pytest
+
+fuzz: $(READY) ## Ask both executors 20,000 operations; FUZZ_OPERATIONS says otherwise
+	FUZZ_OPERATIONS=$${FUZZ_OPERATIONS:-20000} $(BIN)/python -m pytest -s --timeout 3600 tests/graphql_api/test_executors.py
 
 check: $(READY) ## Format, lint, types, import directions, and whether the generated files are current
 	$(BIN)/ruff format --check .

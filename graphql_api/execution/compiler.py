@@ -1,0 +1,770 @@
+"""The compiler: an operation becomes a Python function that answers it.
+
+graphql-core walks an operation anew each time: it collects fields, merges them, looks up types, and asks of each value
+what it is. All of this but the values is known beforehand. So the compiler walks once and writes a function, as text,
+that does what is left: call resolvers, read attributes, check each value, build the answer. For
+
+    query ($id: ID!) { task(taskId: $id) { status progress } }
+
+it writes, in essence (``Compiled.source`` has the whole of it)::
+
+    def step_1(run, later, result_1):
+        result_1["task"] = None
+        awaited = resolve_task_2(info=Info(...), task_id=run.variables["id"])
+        later.append((awaited, done_task_2, result_1, "task", path_2))
+
+    def done_task_2(run, later, task_2, path):
+        if task_2 is not None:
+            if type(task_2) not in sound: check(task_2)
+            status_3 = task_2.status
+            status_3 = names_3[status_3] if type(status_3) is enum_3 else leaf_3(status_3)
+            progress_4 = task_2.progress
+            if type(progress_4) is not int or not MIN <= progress_4 <= MAX: progress_4 = leaf_4(progress_4)
+            task_2 = {"status": status_3, "progress": progress_4}
+        return task_2
+
+**Only success is compiled.** Whatever is not as it should be (a resolver raises, a null where there can be none, a
+value that does not fit its type) raises an exception out of the function, and ``executor.py`` has graphql-core run the
+operation again. Errors are thus graphql-core's own, and so are their paths, their order and what becomes null. For that
+second run, what may be costly or have side effects is written down in ``run.log`` as it happens: the outcome of each
+root resolver, and of each that is asynchronous or takes information or arguments. Those are not called twice.
+
+**Waiting.** A function never waits. What must be awaited goes into ``later`` with the function that completes it, and
+a None keeps its place in the answer. A query is one step; each root field of a mutation is a step of its own, and the
+executor begins it when nothing of the step before is left to be awaited.
+
+**@skip and @include** are decided by the compiler: there is one function for each combination of the variables that
+they name. What cannot be compiled (introspection, interfaces and unions, other directives) is declined, in whole.
+
+Names in the source are the schema's, or names of the document, which its parser has checked; everything else is a
+constant of the namespace. Nothing is taken from the schema but its fields and types, so a new one needs no word here.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from inspect import isasyncgenfunction
+from keyword import iskeyword
+from typing import Any, Final, NoReturn
+
+from graphql import (
+    FieldNode,
+    FragmentDefinitionNode,
+    FragmentSpreadNode,
+    GraphQLBoolean,
+    GraphQLEnumType,
+    GraphQLField,
+    GraphQLFloat,
+    GraphQLID,
+    GraphQLInt,
+    GraphQLObjectType,
+    GraphQLOutputType,
+    GraphQLString,
+    InlineFragmentNode,
+    NonNullTypeNode,
+    OperationType,
+    SelectionSetNode,
+    Undefined,
+    VariableNode,
+    is_abstract_type,
+    is_leaf_type,
+    is_list_type,
+    is_non_null_type,
+    is_object_type,
+    type_from_ast,
+)
+from graphql.execution.executor import Executor as CoreExecutor
+from graphql.execution.values import get_argument_values
+from graphql.pyutils import Path, is_awaitable
+from graphql.utilities.coerce_input_value import coerce_default_value, coerce_input_literal
+from strawberry.relay import GlobalID
+from strawberry.types.arguments import StrawberryArgument, convert_argument, convert_arguments
+from strawberry.types.base import StrawberryMaybe, StrawberryOptional
+from strawberry.types.field import StrawberryField
+from strawberry.types.fields.resolver import StrawberryResolver
+
+# Documents are bounded before they come here; this bounds what a mistake there would cost.
+FIELDS_MAX: Final = 600
+
+Flags = Mapping[str, bool]
+"""The values of the variables that @skip and @include name."""
+
+
+class Declined(Exception):
+    """The operation is left to graphql-core; the message says why."""
+
+
+class Irregular(Exception):
+    """Something is not as it should be; graphql-core will say what."""
+
+
+class Outcome(Enum):
+    """What became of a resolver that was called."""
+
+    RETURNED = auto()
+    RAISED = auto()
+    # It was to be awaited, and then returned or raised.
+    AWAITED = auto()
+    FAILED = auto()
+    # It is to be awaited, and nobody has begun to.
+    PENDING = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """An operation as Python."""
+
+    # What was compiled, for whoever wants to read it.
+    source: str
+    # Run in this order, each when nothing of the one before is left to be awaited. Each writes its root fields.
+    steps: tuple[Callable[[Any, list[Any], dict[str, Any]], None], ...]
+
+
+class _Kind(Enum):
+    TYPENAME = auto()
+    # The root field of a subscription's event is the event itself.
+    EVENT = auto()
+    # Read from the value by name.
+    PLAIN = auto()
+    # Calculated from the value alone, so it does no harm to calculate it again.
+    PURE = auto()
+    # A resolver that is called once, whatever happens: the function behind it, or Strawberry's wrapper around that.
+    DIRECT = auto()
+    WRAPPED = auto()
+
+
+@dataclass(slots=True)
+class _Selected:
+    """A field in one place of the answer, with all of the document's nodes that select it there."""
+
+    key: str
+    parent: GraphQLObjectType
+    nodes: list[FieldNode]
+    kind: _Kind
+    definition: GraphQLField | None = None
+    children: list["_Selected"] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.nodes[0].name.value
+
+    @property
+    def called(self) -> bool:
+        return self.kind in (_Kind.DIRECT, _Kind.WRAPPED)
+
+    @property
+    def live(self) -> bool:
+        """Whether something below is called, and so has a path and may have to be awaited."""
+        return any(child.called or child.live for child in self.children)
+
+    @property
+    def strawberry(self) -> StrawberryField:
+        assert self.definition is not None
+        found = self.definition.extensions["strawberry-definition"]
+        assert isinstance(found, StrawberryField)
+        return found
+
+    @property
+    def is_async(self) -> bool:
+        """Whether what it returns is always to be awaited."""
+        assert self.definition is not None
+        found = self.definition.extensions.get("strawberry-definition")
+        return isinstance(found, StrawberryField) and bool(found.is_async)
+
+
+class Compiler:
+    """Compiles one operation, for each combination of flags that is asked for."""
+
+    def __init__(self, template: CoreExecutor[Any]) -> None:
+        """The template is an executor of graphql-core for the operation; it is asked what resolvers are told."""
+        self._template = template
+        self._schema = template.schema
+        self._operation = template.operation
+        self._strawberry = getattr(self._schema, "_strawberry_schema", None)
+        self._definitions = {node.variable.name.value: node for node in template.operation.variable_definitions or ()}
+        self.flags: Final = self._flags()
+        """The variables that @skip and @include name, in a fixed order."""
+        # Declines what any combination would, so that the choice is made once.
+        root_fields = self._select_operation(None)
+        self.immediate: Final = not any(child.called or child.live for child in root_fields)
+        """Whether there is nothing that may have to be awaited: no resolver with more than its value is selected."""
+
+    def compile(self, flags: Flags) -> Compiled:
+        """The operation as Python, with the fields that these flags leave."""
+        writer = _Writer(self._template, self._strawberry, self._definitions)
+        root_fields = self._select_operation(flags)
+        serial = self._operation.operation is OperationType.MUTATION
+        for step in [[root_field] for root_field in root_fields] if serial else [root_fields]:
+            writer.step(step)
+        return writer.compiled()
+
+    def _flags(self) -> tuple[str, ...]:
+        names: dict[str, None] = {}
+        sets = [self._operation.selection_set, *(f.selection_set for f in self._template.fragment_definitions.values())]
+        while sets:
+            for node in sets.pop().selections:
+                for directive in node.directives or ():
+                    for argument in directive.arguments or ():
+                        if isinstance(argument.value, VariableNode):
+                            names[argument.value.name.value] = None
+                if isinstance(node, FieldNode | InlineFragmentNode) and node.selection_set:
+                    sets.append(node.selection_set)
+        return tuple(name for name in names if name in self._definitions)
+
+    def _select_operation(self, flags: Flags | None) -> list[_Selected]:
+        root_type = self._schema.get_root_type(self._operation.operation)
+        if root_type is None or root_type.is_type_of:
+            raise Declined("The schema has no such operation.")
+        if self._operation.directives:
+            raise Declined("Directives on operations.")
+        selection = _Selection(self._template, self._strawberry, flags)
+        root_fields = selection.fields(root_type, [self._operation.selection_set], root=True)
+        if self._operation.operation is OperationType.SUBSCRIPTION and len(root_fields) != 1:
+            raise Declined("A subscription without its one field.")
+        return root_fields
+
+
+class _Selection:
+    """What is selected, merged as the specification says; the document's fragments are gone."""
+
+    def __init__(self, template: CoreExecutor[Any], strawberry: Any, flags: Flags | None) -> None:
+        self._template = template
+        self._strawberry = strawberry
+        self._flags = flags
+        self._count = 0
+
+    def fields(self, parent: GraphQLObjectType, sets: list[SelectionSetNode], *, root: bool = False) -> list[_Selected]:
+        grouped: dict[str, list[FieldNode]] = {}
+        spread: set[str] = set()
+        for selection_set in sets:
+            self._collect(parent, selection_set, grouped, spread)
+        return [self._field(parent, key, nodes, root) for key, nodes in grouped.items()]
+
+    def _collect(
+        self, parent: GraphQLObjectType, sets: SelectionSetNode, grouped: dict[str, list[FieldNode]], spread: set[str]
+    ) -> None:
+        for node in sets.selections:
+            if not self._included(node):
+                continue
+            if isinstance(node, FieldNode):
+                grouped.setdefault((node.alias or node.name).value, []).append(node)
+            elif isinstance(node, InlineFragmentNode):
+                if self._applies(node, parent):
+                    self._collect(parent, node.selection_set, grouped, spread)
+            else:
+                assert isinstance(node, FragmentSpreadNode)
+                name = node.name.value
+                fragment = self._template.fragment_definitions[name]
+                if name not in spread and self._applies(fragment, parent):
+                    spread.add(name)
+                    self._collect(parent, fragment.selection_set, grouped, spread)
+
+    def _included(self, node: Any) -> bool:
+        included = True
+        for directive in node.directives or ():
+            name = directive.name.value
+            if name not in ("skip", "include"):
+                raise Declined(f"The directive @{name}.")
+            if self._flags is not None:
+                value = directive.arguments[0].value
+                flag = self._flags[value.name.value] if isinstance(value, VariableNode) else value.value
+                included = included and flag is (name == "include")
+        return included
+
+    def _applies(self, node: InlineFragmentNode | FragmentDefinitionNode, parent: GraphQLObjectType) -> bool:
+        if not node.type_condition:
+            return True
+        condition = type_from_ast(self._template.schema, node.type_condition)
+        return condition is parent or (
+            is_abstract_type(condition) and self._template.schema.is_sub_type(condition, parent)
+        )
+
+    def _field(self, parent: GraphQLObjectType, key: str, nodes: list[FieldNode], root: bool) -> _Selected:
+        self._count += 1
+        if self._count > FIELDS_MAX:
+            raise Declined(f"More than {FIELDS_MAX} fields.")
+        name = nodes[0].name.value
+        if name == "__typename":
+            return _Selected(key, parent, nodes, _Kind.TYPENAME)
+        definition = parent.fields.get(name)
+        if definition is None:
+            raise Declined("Introspection.")
+        selected = _Selected(key, parent, nodes, self._kind(definition, root), definition)
+        named: Any = definition.type
+        while is_non_null_type(named) or is_list_type(named):
+            named = named.of_type
+        if is_object_type(named):
+            if named.is_type_of:
+                raise Declined(f"{named} implements an interface, or says itself what is one.")
+            selected.children = self.fields(named, [node.selection_set for node in nodes if node.selection_set])
+        elif not is_leaf_type(named):
+            raise Declined(f"{named} is an interface or a union.")
+        return selected
+
+    def _kind(self, definition: GraphQLField, root: bool) -> _Kind:
+        if root and self._template.operation.operation is OperationType.SUBSCRIPTION:
+            return _Kind.EVENT
+        if definition.resolve is None:
+            raise Declined("A field without a resolver.")
+        found = definition.extensions.get("strawberry-definition")
+        if not isinstance(found, StrawberryField) or not self._ordinary(found, definition.resolve):
+            return _Kind.WRAPPED
+        resolver = found.base_resolver
+        if resolver is None:
+            return _Kind.PLAIN if found.default_resolver is getattr and _is_name(found.python_name) else _Kind.WRAPPED
+        if isasyncgenfunction(resolver.wrapped_func):
+            raise Declined("A list that is an asynchronous generator.")
+        names = [parameter.name for parameter in resolver.signature.parameters.values()]
+        if not callable(resolver.wrapped_func) or not all(map(_is_name, names)):
+            return _Kind.WRAPPED
+        if root or found.is_async or found.arguments or resolver.info_parameter:
+            return _Kind.DIRECT
+        return _Kind.PURE
+
+    def _ordinary(self, found: StrawberryField, resolve: Callable[..., Any]) -> bool:
+        """Whether Strawberry's wrapper does nothing but call the resolver, so that this can be done without it."""
+        return (
+            self._strawberry is not None
+            and not self._strawberry.schema_converter.exception_handlers
+            and not found.extensions
+            and type(found).get_result is StrawberryField.get_result
+            and (found.base_resolver is None or type(found.base_resolver).__call__ is StrawberryResolver.__call__)
+            # Nobody has put another in its place.
+            and getattr(resolve, "__qualname__", "").startswith("GraphQLCoreConverter.from_resolver.")
+        )
+
+
+def _is_name(name: str) -> bool:
+    return name.isidentifier() and not iskeyword(name)
+
+
+# Types whose values are nothing special: not null, no exception, not to be awaited. They are learned from values.
+_sound: Final[set[type]] = {str, int, float, bool, list, tuple, dict}
+_SOUND_MAX: Final = 10_000
+
+
+def _check(value: Any) -> None:
+    """Raise Irregular for null, an exception, or what must be awaited."""
+    if value is None or value is Undefined or isinstance(value, Exception) or is_awaitable(value):
+        raise Irregular
+    if not isinstance(value, type) and len(_sound) < _SOUND_MAX:
+        _sound.add(type(value))
+
+
+def _items(value: Any) -> Any:
+    # What can be iterated only once must not be begun: graphql-core may have to.
+    if isinstance(value, list | tuple) and not is_awaitable(value) and not hasattr(value, "__aiter__"):
+        return value
+    raise Irregular
+
+
+def _irregular(*_: Any) -> NoReturn:
+    raise Irregular
+
+
+def _discard(value: Any) -> NoReturn:
+    """Forget what was to be awaited. The resolver that gave it is pure, and graphql-core calls it again."""
+    close = getattr(value, "close", None) or getattr(value, "cancel", None)
+    if close is not None:
+        close()
+    raise Irregular
+
+
+_COMMON: Final[dict[str, Any]] = {
+    "Path": Path,
+    "new": tuple.__new__,
+    "sound": _sound,
+    "check": _check,
+    "items": _items,
+    "irregular": _irregular,
+    "discard": _discard,
+    "awaitable": is_awaitable,
+    "Undefined": Undefined,
+    **Outcome.__members__,
+}
+
+# What a value of a built-in scalar must not be, in order to be anything but itself in the answer.
+_BUILT_IN: Final[dict[Any, str]] = {
+    GraphQLString: "type({0}) is not str",
+    GraphQLID: "type({0}) is not str",
+    GraphQLInt: "type({0}) is not int or not -2147483648 <= {0} <= 2147483647",
+    GraphQLFloat: "type({0}) is not float or not -1.7976931348623157e308 <= {0} <= 1.7976931348623157e308",
+    GraphQLBoolean: "{0} is not True and {0} is not False",
+}
+
+
+class _Writer:
+    """Writes the source and fills the namespace that it runs in."""
+
+    def __init__(self, template: CoreExecutor[Any], strawberry: Any, definitions: Mapping[str, Any]) -> None:
+        self._template = template
+        self._strawberry = strawberry
+        self._definitions = definitions
+        self._namespace: dict[str, Any] = dict(_COMMON)
+        self._functions: list[str] = []
+        self._steps: list[str] = []
+        self._number = 0
+
+    def compiled(self) -> Compiled:
+        source = "\n\n".join(self._functions) + "\n"
+        try:
+            exec(compile(source, "<operation>", "exec"), self._namespace)  # noqa: S102 - names and constants of ours
+        except (SyntaxError, RecursionError) as error:
+            # Python nests loops twenty deep.
+            raise Declined(f"Python does not take it: {error}") from error
+        return Compiled(source, tuple(self._namespace[name] for name in self._steps))
+
+    def step(self, root_fields: Sequence[_Selected]) -> None:
+        """Write the function for root fields that may run concurrently."""
+        self._number += 1
+        name, result = f"step_{self._number}", f"result_{self._number}"
+        self._steps.append(name)
+        lines = [f"def {name}(run, later, {result}):"]
+        self._fields(lines, 1, root_fields, "run.root", result, "None")
+        self._functions.append("\n".join(lines if len(lines) > 1 else [*lines, "    pass"]))
+
+    def _constant(self, name: str, value: Any) -> str:
+        assert name not in self._namespace
+        self._namespace[name] = value
+        return name
+
+    def _fields(
+        self, lines: list[str], depth: int, fields: Sequence[_Selected], value: str, result: str, path: str
+    ) -> None:
+        """Write fields of a value into a result one by one, so that those to be awaited keep their place."""
+        for selected in fields:
+            if selected.called:
+                self._call(lines, depth, selected, value, result, path)
+            else:
+                completed = self._read(lines, depth, selected, value, path)
+                _add(lines, depth, f"{result}[{selected.key!r}] = {completed}")
+
+    def _read(self, lines: list[str], depth: int, selected: _Selected, value: str, path: str) -> str:
+        """Write a field that is not called; the answer is an expression."""
+        if selected.kind is _Kind.TYPENAME:
+            return repr(selected.parent.name)
+        assert selected.definition is not None
+        local = self._local(selected)
+        if selected.kind is _Kind.EVENT:
+            _add(lines, depth, f"{local} = {value}")
+        elif selected.kind is _Kind.PLAIN:
+            _add(lines, depth, f"{local} = {value}.{selected.strawberry.python_name}")
+        else:
+            resolver = selected.strawberry.base_resolver
+            assert resolver is not None
+            function = self._constant(f"resolve_{local}", resolver.wrapped_func)
+            _add(lines, depth, f"{local} = {function}({', '.join(_parent_arguments(resolver, value))})")
+            _add(lines, depth, f"if type({local}) not in sound and awaitable({local}): discard({local})")
+        below = path
+        if selected.live:
+            below = f"path_{local}"
+            _add(lines, depth, f"{below} = {self._path(selected, path)}")
+        return self._complete(lines, depth, selected.definition.type, local, selected, below)
+
+    def _local(self, selected: _Selected) -> str:
+        self._number += 1
+        return f"{selected.name}_{self._number}"
+
+    def _path(self, selected: _Selected, path: str) -> str:
+        return f"new(Path, ({path}, {selected.key!r}, {selected.parent.name!r}))"
+
+    def _complete(
+        self, lines: list[str], depth: int, type_: GraphQLOutputType, local: str, selected: _Selected, path: str
+    ) -> str:
+        """Write what makes a value into what is answered, as ``complete_value`` does; the answer is an expression."""
+        if is_non_null_type(type_):
+            return self._complete_non_null(lines, depth, type_.of_type, local, selected, path)
+        if is_leaf_type(type_) and type_ in _BUILT_IN:
+            refused = _BUILT_IN[type_].format(local)
+            _add(lines, depth, f"if {local} is not None and ({refused}): {local} = {self._leaf(local, type_)}({local})")
+            return local
+        _add(lines, depth, f"if {local} is not None:")
+        completed = self._complete_non_null(lines, depth + 1, type_, local, selected, path)
+        if completed != local:
+            _add(lines, depth + 1, f"{local} = {completed}")
+        return local
+
+    def _complete_non_null(
+        self, lines: list[str], depth: int, type_: Any, local: str, selected: _Selected, path: str
+    ) -> str:
+        if type_ in _BUILT_IN:
+            refused = _BUILT_IN[type_].format(local)
+            _add(lines, depth, f"if {refused}: {local} = {self._leaf(local, type_)}({local})")
+        elif isinstance(type_, GraphQLEnumType):
+            self._enum(lines, depth, type_, local)
+        elif is_leaf_type(type_):
+            serialize = self._constant(f"serialize_{local}", type_.coerce_output_value)
+            _add(lines, depth, f"if type({local}) not in sound: check({local})")
+            _add(lines, depth, f"{local} = {serialize}({local})")
+            _add(lines, depth, f"if type({local}) not in sound: check({local})")
+        elif is_list_type(type_):
+            return self._list(lines, depth, type_.of_type, local, selected, path)
+        else:
+            _add(lines, depth, f"if type({local}) not in sound: check({local})")
+            return self._object(lines, depth, local, selected, path)
+        return local
+
+    def _leaf(self, local: str, type_: Any) -> str:
+        """The way for values that are not of the usual Python type."""
+
+        def leaf(value: Any) -> Any:
+            _check(value)
+            coerced = type_.coerce_output_value(value)
+            return _irregular() if coerced is None or coerced is Undefined else coerced
+
+        return self._constant(f"leaf_{local}", leaf)
+
+    def _enum(self, lines: list[str], depth: int, type_: GraphQLEnumType, local: str) -> None:
+        leaf = self._leaf(local, type_)
+        members = getattr(type_, "wrapped_cls", None)
+        if isinstance(members, type) and issubclass(members, Enum) and members.__hash__ is not None:
+            try:
+                names = {member: type_.coerce_output_value(member) for member in members}
+            except Exception:  # noqa: BLE001 - a member that has no name is the slow way's to refuse
+                names = {}
+            if names:
+                known, enum = self._constant(f"names_{local}", names), self._constant(f"enum_{local}", members)
+                _add(lines, depth, f"{local} = {known}[{local}] if type({local}) is {enum} else {leaf}({local})")
+                return
+        _add(lines, depth, f"{local} = {leaf}({local})")
+
+    def _list(self, lines: list[str], depth: int, item_type: Any, local: str, selected: _Selected, path: str) -> str:
+        self._number += 1
+        item, completed_items, below = f"item_{self._number}", f"items_{self._number}", f"path_{self._number}"
+        _add(lines, depth, f"if type({local}) is not tuple and type({local}) is not list: {local} = items({local})")
+        _add(lines, depth, f"{completed_items} = []")
+        if selected.live:
+            _add(lines, depth, f"for index_{self._number}, {item} in enumerate({local}):")
+            _add(lines, depth + 1, f"{below} = new(Path, ({path}, index_{self._number}, None))")
+        else:
+            _add(lines, depth, f"for {item} in {local}:")
+        completed = self._complete(lines, depth + 1, item_type, item, selected, below)
+        _add(lines, depth + 1, f"{completed_items}.append({completed})")
+        return completed_items
+
+    def _object(self, lines: list[str], depth: int, local: str, selected: _Selected, path: str) -> str:
+        if selected.live:
+            result = f"result_{local}"
+            _add(lines, depth, f"{result} = {{}}")
+            self._fields(lines, depth, selected.children, local, result, path)
+            return result
+        completed = [(child.key, self._read(lines, depth, child, local, path)) for child in selected.children]
+        return "{" + ", ".join(f"{key!r}: {expression}" for key, expression in completed) + "}"
+
+    def _call(self, lines: list[str], depth: int, selected: _Selected, value: str, result: str, path: str) -> None:
+        """Write a field whose resolver is called once, whatever happens."""
+        assert selected.definition is not None
+        local = self._local(selected)
+        if path == "None":
+            below = self._constant(f"path_{local}", Path(None, selected.key, selected.parent.name))
+        else:
+            below = f"path_{local}"
+            _add(lines, depth, f"{below} = {self._path(selected, path)}")
+        call = (self._direct if selected.kind is _Kind.DIRECT else self._wrapped)(
+            lines, depth, selected, local, value, below
+        )
+        done = self._done(selected, local)
+        _add(lines, depth, "try:")
+        _add(lines, depth + 1, f"{local} = {call}")
+        _add(lines, depth, "except Exception as error:")
+        _add(lines, depth + 1, f"run.log.append(({below}, error, {'FAILED' if selected.is_async else 'RAISED'}))")
+        _add(lines, depth + 1, "raise")
+        wait = [
+            f"{result}[{selected.key!r}] = None",
+            f"later.append(({local}, {done}, {result}, {selected.key!r}, {below}))",
+        ]
+        if selected.is_async:
+            for line in wait:
+                _add(lines, depth, line)
+            return
+        _add(lines, depth, f"if type({local}) not in sound and awaitable({local}):")
+        for line in wait:
+            _add(lines, depth + 1, line)
+        _add(lines, depth, "else:")
+        _add(lines, depth + 1, f"run.log.append(({below}, {local}, RETURNED))")
+        _add(lines, depth + 1, f"{result}[{selected.key!r}] = {done}(run, later, {local}, {below})")
+
+    def _done(self, selected: _Selected, local: str) -> str:
+        """Write the function that completes what a resolver gave."""
+        assert selected.definition is not None
+        name = f"done_{local}"
+        lines = [f"def {name}(run, later, {local}, path):"]
+        _add(lines, 1, f"return {self._complete(lines, 1, selected.definition.type, local, selected, 'path')}")
+        self._functions.append("\n".join(lines))
+        return name
+
+    def _wrapped(self, lines: list[str], depth: int, selected: _Selected, local: str, value: str, path: str) -> str:
+        assert selected.definition is not None
+        definition, node = selected.definition, selected.nodes[0]
+        resolve = self._constant(f"resolve_{local}", definition.resolve)
+        if not definition.args:
+            return f"{resolve}({value}, {self._told(selected, local, path)})"
+        arguments = self._constant(
+            f"arguments_{local}", lambda run: get_argument_values(definition, node, run.variable_values)
+        )
+        # Before the resolver is tried: an argument that does not fit is no outcome of it.
+        _add(lines, depth, f"arguments = {arguments}(run)")
+        return f"{resolve}({value}, {self._told(selected, local, path)}, **arguments)"
+
+    def _direct(self, lines: list[str], depth: int, selected: _Selected, local: str, value: str, path: str) -> str:
+        resolver = selected.strawberry.base_resolver
+        assert resolver is not None
+        arguments = _Arguments(self, selected, local)
+        if resolver.info_parameter or arguments.need_info:
+            info_class = self._constant(f"Info_{local}", self._strawberry.config.info_class)
+            strawberry_field = self._constant(f"field_{local}", selected.strawberry)
+            told = self._told(selected, local, path)
+            _add(lines, depth, f"info = {info_class}({told}, {strawberry_field})")
+        for line in arguments.lines:
+            _add(lines, depth, line)
+        passed = [*_parent_arguments(resolver, value), *arguments.passed]
+        if resolver.info_parameter:
+            passed.append(f"{resolver.info_parameter.name}=info")
+        if arguments.more:
+            passed.append("**more")
+        return f"{self._constant(f'resolve_{local}', resolver.wrapped_func)}({', '.join(passed)})"
+
+    def _told(self, selected: _Selected, local: str, path: str) -> str:
+        """What a resolver is told of the operation: all constant but four."""
+        assert selected.definition is not None
+        example: Any = self._template.build_resolve_info(
+            selected.definition, selected.nodes, selected.parent, Path(None, selected.key, selected.parent.name)
+        )
+        moving = {
+            "path": path,
+            "root_value": "run.root",
+            "variable_values": "run.variables",
+            "context": "run.context",
+        }
+        told_class = self._constant(f"Told_{local}", type(example))
+        parts = [
+            moving.get(name) or self._constant(f"{name}_of_{local}", part)
+            for name, part in zip(example._fields, example, strict=True)
+        ]
+        return f"new({told_class}, ({', '.join(parts)}))"
+
+
+class _Arguments:
+    """How the arguments of a resolver are made from literals, variables and defaults.
+
+    Variables are coerced already. A literal of a built-in scalar or an enum is a constant. A literal of anything else
+    is made anew each time, because it may be changed by who gets it.
+    """
+
+    def __init__(self, writer: _Writer, selected: _Selected, local: str) -> None:
+        self.lines: list[str] = []
+        self.passed: list[str] = []
+        # Whether some are known only when it runs; they are in the dictionary `more`.
+        self.more = False
+        self.need_info = False
+        self._writer = writer
+        self._selected = selected
+        self._local = local
+        if not selected.strawberry.arguments:
+            return
+        if any(not self._argument(argument) for argument in selected.strawberry.arguments):
+            self._all_by_graphql_core()
+        elif self.more:
+            self.lines.insert(0, "more = {}")
+
+    def _argument(self, argument: StrawberryArgument) -> bool:
+        """Write one; False when it takes graphql-core to do it."""
+        definition = self._selected.definition
+        assert definition is not None
+        graphql_name = self._writer._strawberry.config.name_converter.from_argument(argument)
+        arg = definition.args.get(graphql_name)
+        if arg is None or arg.out_name is not None:
+            return False
+        name = argument.python_name
+        constant = f"argument_{name}_of_{self._local}"
+        node = next((n.value for n in self._selected.nodes[0].arguments or () if n.name.value == graphql_name), None)
+        required = is_non_null_type(arg.type)
+        converted = self._conversion(argument, graphql_name, arg.type)
+        try:
+            default = coerce_default_value(arg)
+        except TypeError:
+            return False
+        if node is None:
+            if default is not Undefined:
+                self.passed.append(f"{name}={converted(self._writer._constant(constant, default))}")
+            return default is not Undefined or not required
+        if not isinstance(node, VariableNode):
+            type_ = arg.type.of_type if is_non_null_type(arg.type) else arg.type
+            literal = coerce_input_literal(node, arg.type) if _is_constant(type_) else Undefined
+            if literal is Undefined:
+                return False
+            self.passed.append(f"{name}={converted(self._writer._constant(constant, literal))}")
+            return True
+        variable = node.name.value
+        variable_definition = self._writer._definitions[variable]
+        local = f"argument_{name}_{self._local}"
+        if isinstance(variable_definition.type, NonNullTypeNode) or variable_definition.default_value is not None:
+            value = f"run.variables[{variable!r}]"
+        elif default is not Undefined:
+            value = f"run.variables.get({variable!r}, {self._writer._constant(constant, default)})"
+        elif required:
+            return False
+        else:
+            self.more = True
+            self.lines.append(f"{local} = run.variables.get({variable!r}, Undefined)")
+            self.lines.append(f"if {local} is not Undefined: more[{name!r}] = {converted(local)}")
+            return True
+        if required and not isinstance(variable_definition.type, NonNullTypeNode):
+            self.lines.append(f"{local} = {value}")
+            self.lines.append(f"if {local} is None: irregular()")
+            value = local
+        if converted(value) != value:
+            # Before the resolver is tried, as above.
+            self.lines.append(f"{local} = {converted(value)}")
+            value = local
+        self.passed.append(f"{name}={value}")
+        return True
+
+    def _conversion(self, argument: StrawberryArgument, graphql_name: str, type_: Any) -> Callable[[str], str]:
+        """What Strawberry makes of a value that graphql-core has coerced: mostly just this value."""
+        python_type = argument.type
+        optional = isinstance(python_type, StrawberryOptional) and not isinstance(python_type, StrawberryMaybe)
+        inner = python_type.of_type if optional else python_type  # type: ignore[union-attr]
+        leaf = is_leaf_type(type_.of_type if is_non_null_type(type_) else type_)
+        if leaf and inner is not GlobalID and not isinstance(python_type, StrawberryMaybe):
+            return lambda value: value
+        converter = self._writer._strawberry.schema_converter
+
+        def convert(value: Any, info: Any) -> Any:
+            return convert_argument(
+                value, python_type, converter.scalar_registry, converter.config, info, path=(graphql_name,)
+            )
+
+        self.need_info = True
+        name = f"convert_{argument.python_name}_of_{self._local}"
+        self._writer._namespace[name] = convert
+        return lambda value: f"{name}({value}, info)"
+
+    def _all_by_graphql_core(self) -> None:
+        definition, node = self._selected.definition, self._selected.nodes[0]
+        arguments = self._selected.strawberry.arguments
+        converter = self._writer._strawberry.schema_converter
+        assert definition is not None
+
+        def every(run: Any, info: Any) -> dict[str, Any]:
+            values = get_argument_values(definition, node, run.variable_values)
+            return convert_arguments(values, arguments, converter.scalar_registry, converter.config, info)
+
+        name = f"arguments_of_{self._local}"
+        self._writer._namespace[name] = every
+        self.lines, self.passed = [f"more = {name}(run, info)"], []
+        self.more = self.need_info = True
+
+
+def _is_constant(type_: Any) -> bool:
+    return type_ in _BUILT_IN or isinstance(type_, GraphQLEnumType)
+
+
+def _parent_arguments(resolver: StrawberryResolver[Any], value: str) -> list[str]:
+    passed = [value] if resolver.self_parameter else []
+    names = {parameter.name for parameter in (resolver.parent_parameter, resolver.root_parameter) if parameter}
+    return passed + [f"{name}={value}" for name in sorted(names)]
+
+
+def _add(lines: list[str], depth: int, line: str) -> None:
+    lines.append("    " * depth + line)
