@@ -1,16 +1,20 @@
-"""The ASGI application: routes, health, CORS, and what each endpoint is given."""
+"""The application: its endpoints, and what each is given.
+
+The two that carry GraphQL are reached without a router before them; all else is Starlette's.
+"""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from graphql_api.auth import Doorkeeper
 from graphql_api.execution.http import GraphQLOverHTTP
@@ -25,10 +29,18 @@ PATH: Final = "/graphql"
 CHECK_BELIEVED_S: Final = 1.0
 
 
-def build_app(settings: Settings, storage: Storage, stopping: asyncio.Event) -> Starlette:
-    """The ASGI application. `stopping` is set when the server begins to stop: streams end, and it is not ready."""
+@dataclass(frozen=True, slots=True)
+class App:
+    """What is served: requests as ASGI has them, and sockets."""
+
+    http: ASGIApp
+    websocket: GraphQLOverWebSocket
+
+
+def build_app(settings: Settings, storage: Storage, stopping: asyncio.Event) -> App:
+    """The application. `stopping` is set when the server begins to stop: streams end, and it is not ready."""
     doorkeeper = Doorkeeper(settings.access, storage.keys, Tokens(settings))
-    plans = Plans(schema)
+    plans = Plans(schema, compiled=settings.execution == "compiled")
     http = GraphQLOverHTTP(
         storage,
         plans,
@@ -39,16 +51,21 @@ def build_app(settings: Settings, storage: Storage, stopping: asyncio.Event) -> 
         stopping=stopping,
     )
     websocket = GraphQLOverWebSocket(
+        PATH,
         storage,
         plans,
         doorkeeper,
         allowed_origins=settings.allowed_origins,
         connection_init_timeout_s=settings.connection_init_timeout_ms / 1000,
         operations_max=settings.operations_per_socket_max,
+        message_bytes_max=settings.body_bytes_max,
         # One of the largest size, and as much again for all others.
         open_bytes_max=2 * settings.body_bytes_max,
     )
+    return App(_routed(settings, storage, http, stopping), websocket)
 
+
+def _routed(settings: Settings, storage: Storage, graphql: ASGIApp, stopping: asyncio.Event) -> ASGIApp:
     async def healthz(_: Request) -> Response:
         """Whether the process is alive; nothing outside of it is asked."""
         return JSONResponse({"status": "alive"})
@@ -65,27 +82,25 @@ def build_app(settings: Settings, storage: Storage, stopping: asyncio.Event) -> 
         """Lead people who open the server in a browser to the explorer."""
         return RedirectResponse(PATH)
 
-    origins: Any = list(settings.allowed_origins)
-    cors = Middleware(
-        CORSMiddleware,
+    others = Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/", home)])
+    # The redirect would lead to whatever host the request names.
+    others.router.redirect_slashes = False
+
+    async def route(scope: Scope, receive: Receive, send: Send) -> None:
+        """Lead to GraphQL at once, and to everything else by Starlette."""
+        endpoint = graphql if scope["path"] == PATH else others
+        await endpoint(scope, receive, send)
+
+    origins = list(settings.allowed_origins)
+    if not origins:
+        return route
+    return CORSMiddleware(
+        route,
         allow_origins=origins,
         allow_methods=["GET", "POST"],
         allow_headers=["Authorization", "Content-Type"],
         max_age=600,
     )
-    app = Starlette(
-        routes=[
-            Route(PATH, http),
-            WebSocketRoute(PATH, websocket),
-            Route("/healthz", healthz),
-            Route("/readyz", readyz),
-            Route("/", home),
-        ],
-        middleware=[cors] if origins else [],
-    )
-    # The redirect would lead to whatever host the request names.
-    app.router.redirect_slashes = False
-    return app
 
 
 class _Believed:

@@ -20,7 +20,9 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 # How long an open stream believes in its credential; with what the keys believe it is less than ten seconds.
-GUARD_BELIEVES_S: Final = 4.0
+STREAMS_BELIEVE_S: Final = 4.0
+# Credentials of open streams that are remembered; one that is forgotten is looked at again.
+BELIEVED_CREDENTIALS_MAX: Final = 10_000
 _ANYONE: Final = {
     Access.OPEN: frozenset({Permission.READ, Permission.REPORT}),
     Access.KEYED: frozenset({Permission.READ}),
@@ -57,6 +59,8 @@ class Doorkeeper:
         self._tokens = tokens
         self._anyone = _ANYONE[access]
         self._anonymous = Viewer(None, authenticated=False, permissions=self._anyone)
+        # Until when open streams believe in a credential; oldest first. Streams of one credential share it.
+        self._believed: dict[str, float] = {}
 
     async def viewer(self, authorization: str | None) -> Viewer:
         """Whoever an `Authorization` value stands for; Unauthenticated when it stands for nobody."""
@@ -75,17 +79,29 @@ class Doorkeeper:
         known = {Permission(word) for word in claims.permissions if word in Permission.__members__}
         return Viewer(claims.subject, authenticated=True, permissions=self._with(frozenset(known)))
 
+    def believes(self, authorization: str | None) -> bool:
+        """Whether a credential was looked at so lately that an open stream need not wait for another look."""
+        return authorization is None or time.monotonic() < self._believed.get(authorization, 0.0)
+
+    async def check_again(self, authorization: str | None) -> None:
+        """Look at the credential of an open stream; Unauthenticated when it is good no more."""
+        if self.believes(authorization):
+            return
+        assert authorization is not None
+        try:
+            await self.viewer(authorization)
+        except Unavailable:
+            # Nobody can say at the moment; what was good so far stays so.
+            log.warning("The credential of an open stream could not be checked.")
+        self._believed.pop(authorization, None)
+        while len(self._believed) >= BELIEVED_CREDENTIALS_MAX:
+            del self._believed[next(iter(self._believed))]
+        self._believed[authorization] = time.monotonic() + STREAMS_BELIEVE_S
+
     async def guard(self, authorization: str | None, answers: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
         """The answers for as long as the credential is good; Unauthenticated before the first that would come later."""
-        good_until = time.monotonic() + GUARD_BELIEVES_S
         async for answer in answers:
-            if authorization is not None and time.monotonic() > good_until:
-                try:
-                    await self.viewer(authorization)
-                except Unavailable:
-                    # Nobody can say at the moment; what was good so far stays so.
-                    log.warning("The credential of an open stream could not be checked.")
-                good_until = time.monotonic() + GUARD_BELIEVES_S
+            await self.check_again(authorization)
             yield answer
 
     def _with(self, permissions: frozenset[Permission]) -> frozenset[Permission]:

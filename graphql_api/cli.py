@@ -140,5 +140,5 @@ def _set_up_logs(level: str) -> None:
         level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
     )
     # A line for each socket, and how a migration is run, say nothing that an operator wants to know.
-    for name in ("uvicorn", "alembic"):
+    for name in ("uvicorn", "websockets", "alembic"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))

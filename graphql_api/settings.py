@@ -122,6 +122,11 @@ class Settings(BaseSettings):
     explorer: Literal["on", "off"] = Field(
         default="on", description="Whether GraphiQL is served to browsers at `/graphql`."
     )
+    execution: Literal["compiled", "interpreted"] = Field(
+        default="compiled",
+        description="How operations run: `compiled` to Python when they first come, or `interpreted` by graphql-core. "
+        "The answers are the same; the latter is for finding out whether a fault lies with the compiler.",
+    )
     body_bytes_max: int = Field(
         default=1_048_576, ge=1_024, le=67_108_864, description="The size of an HTTP body or socket message."
     )

@@ -8,12 +8,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
 from graphql import OperationType
-from starlette.datastructures import Headers
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from strawberry.http.ides import get_graphql_ide_html
 
@@ -21,8 +20,10 @@ from graphql_api.auth import Doorkeeper
 from graphql_api.context import Context
 from graphql_api.errors import Unauthenticated, refusal
 from graphql_api.execution.json import decode, encode
-from graphql_api.execution.plan import Answer, Operation, Plans, RequestRefused, read_operation
+from graphql_api.execution.plan import Operation, Plans, RequestRefused, read_operation
 from storage import BadInput, Refusal, Storage, TooLarge, Unavailable
+
+T = TypeVar("T")
 
 JSON: Final = "application/json"
 GRAPHQL_JSON: Final = "application/graphql-response+json"
@@ -33,6 +34,9 @@ HTML: Final = "text/html"
 _JSON_TYPES: Final = (JSON, GRAPHQL_JSON)
 _STREAM_TYPES: Final = (EVENT_STREAM, MULTIPART)
 HEARTBEAT_S: Final = 15.0
+# Values of one header that are remembered with what they mean; clients send few different ones.
+REMEMBERED_HEADERS_MAX: Final = 256
+REMEMBERED_CHARACTERS_MAX: Final = 1_024
 _NEEDS_STREAM: Final = (
     f"A subscription needs a client that accepts {EVENT_STREAM} or {MULTIPART}, "
     "or a WebSocket that speaks graphql-transport-ws."
@@ -58,8 +62,21 @@ class Refused(Exception):
         self.headers = headers or {}
 
 
-Accepted = dict[str, tuple[float, int]]
-"""The media types of an `Accept` header, each with its weight and, the later the smaller, its rank."""
+Headers = dict[str, str]
+"""Headers by their names in lower case; of those that come several times, the values joined by commas."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What an `Accept` header says about the types that are served here."""
+
+    # The type of an answer as JSON, and whether the client takes it.
+    json_type: str
+    takes_json: bool
+    # The type of a stream; None when the client takes none.
+    stream_type: str | None
+    # Whether a page is liked best: then it is a browser.
+    likes_page: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +84,19 @@ class Framing:
     """How answers follow each other in one response."""
 
     content_type: bytes
-    frame: Callable[[Answer], bytes]
+    frame: Callable[[bytes], bytes]
     start: bytes
     heartbeat: bytes
     end: bytes
 
 
-def _event(answer: Answer) -> bytes:
+def _event(answer: bytes) -> bytes:
     # Clients split events at LF LF; some know no other line ends.
-    return b"event: next\ndata: " + encode(answer) + b"\n\n"
+    return b"event: next\ndata: %b\n\n" % answer
 
 
-def _part(answer: Answer) -> bytes:
-    return b"\r\ncontent-type: application/json; charset=utf-8\r\n\r\n" + encode({"payload": answer}) + b"\r\n--graphql"
+def _part(answer: bytes) -> bytes:
+    return b'\r\ncontent-type: application/json; charset=utf-8\r\n\r\n{"payload":%b}\r\n--graphql' % answer
 
 
 _FRAMINGS: Final = {
@@ -118,37 +135,35 @@ class GraphQLOverHTTP:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        headers = Headers(scope=scope)
-        accepted = _accepted(headers.get("accept"))
-        json_type = _best(accepted, _JSON_TYPES) or JSON
+        headers = _headers(scope)
+        accepted = _accepted(headers.get("accept", "*/*"))
+        json_type = accepted.json_type
         try:
-            await self._respond(scope, headers, accepted, json_type, receive, send)
+            await self._respond(scope, headers, accepted, receive, send)
         except RequestRefused as refused:
             # The older type has 200 for everything that was understood as a request.
             status = 400 if json_type == GRAPHQL_JSON else 200
-            await _json({"errors": refused.errors}, json_type, status)(scope, receive, send)
+            await _send(send, status, json_type, encode({"errors": refused.errors}))
         except Refused as refused:
-            body = {"errors": [refusal(refused.error)]}
-            await _json(body, json_type, refused.status, refused.headers)(scope, receive, send)
+            await _send(send, refused.status, json_type, encode({"errors": [refusal(refused.error)]}), refused.headers)
         except Exception as error:  # noqa: BLE001 - a fault of ours; the client gets its number
-            await _json({"errors": [refusal(error)]}, json_type, 500)(scope, receive, send)
+            await _send(send, 500, json_type, encode({"errors": [refusal(error)]}))
 
-    async def _respond(
-        self, scope: Scope, headers: Headers, accepted: Accepted, json_type: str, receive: Receive, send: Send
-    ) -> None:
+    async def _respond(self, scope: Scope, headers: Headers, accepted: Accepted, receive: Receive, send: Send) -> None:
         method = scope["method"]
-        if method == "GET" and self._page and _best(accepted, (*_JSON_TYPES, *_STREAM_TYPES, HTML)) == HTML:
-            await Response(self._page, 200, _PAGE_HEADERS, HTML)(scope, receive, send)
-            return
-        if method == "GET":
-            operation = _operation(_parameters(scope["query_string"]))
-        elif method == "POST":
+        if method == "POST":
             _check_content(headers)
             operation = _operation(await self._body(headers, receive))
+        elif method == "GET":
+            if self._page and accepted.likes_page:
+                await _send(send, 200, HTML, self._page, _PAGE_HEADERS)
+                return
+            operation = _operation(_parameters(scope["query_string"]))
         else:
             raise Refused(405, BadInput(f"GraphQL is served by GET and POST, got {method}."), {"Allow": "GET, POST"})
+        authorization = headers.get("authorization")
         try:
-            viewer = await self._doorkeeper.viewer(headers.get("authorization"))
+            viewer = await self._doorkeeper.viewer(authorization)
         except Unauthenticated as error:
             raise Refused(401, error, {"WWW-Authenticate": "Bearer"}) from None
         except Unavailable as error:
@@ -159,37 +174,37 @@ class GraphQLOverHTTP:
         if method == "GET" and plan.operation_type is OperationType.MUTATION:
             raise Refused(405, BadInput("A mutation must be sent by POST."), {"Allow": "POST"})
         subscription = plan.operation_type is OperationType.SUBSCRIPTION
-        if not subscription and _best(accepted, _JSON_TYPES) is not None:
-            answer = await self._plans.run(plan, operation.variables, context)
-            await _json(answer, json_type)(scope, receive, send)
+        if not subscription and accepted.takes_json:
+            body = await self._plans.run(plan, operation.variables, context)
+            await _send(send, 200, accepted.json_type, body)
             return
-        streamed = _best(accepted, _STREAM_TYPES)
-        if streamed is None:
+        if accepted.stream_type is None:
             raise Refused(406, BadInput(_NEEDS_STREAM if subscription else _NEEDS_JSON))
-        answers = self._plans.stream(plan, plan.declared(operation.variables), context)
+        answers = self._plans.stream(plan, operation.variables, context)
         async with aclosing(answers):
-            guarded = self._doorkeeper.guard(headers.get("authorization"), answers)
-            await self._stream(_FRAMINGS[streamed], guarded, receive, send)
+            guarded = self._doorkeeper.guard(authorization, answers)
+            await self._stream(_FRAMINGS[accepted.stream_type], guarded, receive, send)
 
     async def _body(self, headers: Headers, receive: Receive) -> Any:
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > self._body_bytes_max:
             raise self._too_large()
-        body = bytearray()
         try:
             async with asyncio.timeout(self._body_timeout_s):
-                more = True
-                while more:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise Refused(400, BadInput("The body broke off."))
-                    body += message.get("body", b"")
+                message = await receive()
+                body = message.get("body", b"")
+                while message.get("more_body", False):
                     if len(body) > self._body_bytes_max:
                         raise self._too_large()
-                    more = message.get("more_body", False)
+                    message = await receive()
+                    body += message.get("body", b"")
         except TimeoutError:
             error = BadInput(f"The body must arrive within {self._body_timeout_s:g} s.")
             raise Refused(408, error, {"Connection": "close"}) from None
+        if message["type"] == "http.disconnect":
+            raise Refused(400, BadInput("The body broke off."))
+        if len(body) > self._body_bytes_max:
+            raise self._too_large()
         try:
             return decode(bytes(body))
         except BadInput as error:
@@ -200,7 +215,7 @@ class GraphQLOverHTTP:
         return Refused(413, error, {"Connection": "close"})
 
     async def _stream(
-        self, framing: Framing, answers: AsyncGenerator[Answer, None], receive: Receive, send: Send
+        self, framing: Framing, answers: AsyncGenerator[bytes, None], receive: Receive, send: Send
     ) -> None:
         """Send answers until there are no more, the client is gone, or the server stops."""
         headers = [(b"content-type", framing.content_type), (b"cache-control", b"no-cache, no-transform")]
@@ -235,7 +250,7 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def _with_heartbeat(
-    framing: Framing, answers: AsyncGenerator[Answer, None], ends: set[asyncio.Task[Any]]
+    framing: Framing, answers: AsyncGenerator[bytes, None], ends: set[asyncio.Task[Any]]
 ) -> AsyncGenerator[bytes, None]:
     yield framing.start
     while True:
@@ -259,21 +274,45 @@ async def _with_heartbeat(
         yield framing.frame(answer)
 
 
-async def _next(answers: AsyncGenerator[Answer, None]) -> Answer | None:
+async def _next(answers: AsyncGenerator[bytes, None]) -> bytes | None:
     try:
         return await anext(answers, None)
     except RequestRefused as refused:
-        return {"errors": refused.errors}
+        return encode({"errors": refused.errors})
     except Refusal as error:
-        return {"errors": [refusal(error)]}
+        return encode({"errors": [refusal(error)]})
 
 
-def _json(body: Any, content_type: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(encode(body), status, headers, f"{content_type}; charset=utf-8")
+def _headers(scope: Scope) -> Headers:
+    headers: Headers = {}
+    for name, value in scope["headers"]:
+        key, text = name.decode("latin-1"), value.decode("latin-1")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    return headers
 
 
-def _accepted(header: str | None) -> Accepted:
-    accepted: Accepted = {}
+async def _send(
+    send: Send, status: int, content_type: str, body: bytes, headers: Mapping[str, str] | None = None
+) -> None:
+    sent = [
+        (b"content-length", b"%d" % len(body)),
+        (b"content-type", b"%b; charset=utf-8" % content_type.encode()),
+    ]
+    if headers:
+        sent += [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": sent})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _remembered(read: Callable[[str], T]) -> Callable[[str], T]:
+    """What a header means, remembered for values that are short."""
+    remembering = lru_cache(REMEMBERED_HEADERS_MAX)(read)
+    return lambda value: remembering(value) if len(value) <= REMEMBERED_CHARACTERS_MAX else read(value)
+
+
+@_remembered
+def _accepted(header: str) -> Accepted:
+    weights: dict[str, tuple[float, int]] = {}
     for rank, entry in enumerate((header or "*/*").split(",")):
         media_type, *parameters = (part.strip().lower() for part in entry.split(";"))
         weight = 1.0
@@ -285,17 +324,23 @@ def _accepted(header: str | None) -> Accepted:
                 except ValueError:
                     weight = 0.0
         if media_type:
-            accepted.setdefault(media_type, (weight, -rank))
-    return accepted
+            weights.setdefault(media_type, (weight, -rank))
+    json_type = _best(weights, _JSON_TYPES)
+    return Accepted(
+        json_type or JSON,
+        json_type is not None,
+        _best(weights, _STREAM_TYPES),
+        _best(weights, (*_JSON_TYPES, *_STREAM_TYPES, HTML)) == HTML,
+    )
 
 
-def _best(accepted: Accepted, offers: tuple[str, ...]) -> str | None:
+def _best(weights: Mapping[str, tuple[float, int]], offers: tuple[str, ...]) -> str | None:
     """The offer that the client likes best; of those it likes alike, the one it names first, then the first offer."""
     found: list[tuple[float, int, int, str]] = []
     for order, offer in enumerate(offers):
         for pattern in (offer, offer.split("/")[0] + "/*", "*/*"):
-            if pattern in accepted:
-                weight, rank = accepted[pattern]
+            if pattern in weights:
+                weight, rank = weights[pattern]
                 if weight > 0:
                     found.append((weight, rank, -order, offer))
                 break
@@ -303,16 +348,21 @@ def _best(accepted: Accepted, offers: tuple[str, ...]) -> str | None:
 
 
 def _check_content(headers: Headers) -> None:
-    content_type, *parameters = (part.strip().lower() for part in headers.get("content-type", "").split(";"))
+    _check_type(headers.get("content-type", ""))
+    encoding = headers.get("content-encoding") or "identity"
+    if encoding.lower() != "identity":
+        raise Refused(415, BadInput(f"The Content-Encoding must be identity, got {encoding}."), {"Accept-Encoding": ""})
+
+
+@_remembered
+def _check_type(header: str) -> None:
+    content_type, *parameters = (part.strip().lower() for part in header.split(";"))
     if content_type != JSON:
         got = content_type or "none"
         raise Refused(415, BadInput(f"The Content-Type must be {JSON}, got {got}."), {"Accept": JSON})
     for parameter in parameters:
         if parameter.startswith("charset=") and parameter.removeprefix("charset=").strip('"') not in ("utf-8", "utf8"):
             raise Refused(415, BadInput(f"The charset must be utf-8, got {parameter.removeprefix('charset=')}."))
-    encoding = ",".join(headers.getlist("content-encoding")) or "identity"
-    if encoding.lower() != "identity":
-        raise Refused(415, BadInput(f"The Content-Encoding must be identity, got {encoding}."), {"Accept-Encoding": ""})
 
 
 def _parameters(query_string: bytes) -> dict[str, Any]:

@@ -1,62 +1,61 @@
-"""Plans: a document parsed, checked and validated once, however often it is sent.
+"""Plans: a document parsed, checked, validated and compiled once, however often it is sent.
 
-Running a plan is graphql-core's work, with the execution context that Strawberry gives it. Both kinds of endpoint run
-operations through here, so that an operation means the same on each.
+Both kinds of endpoint run operations through here, so that an operation means the same on each.
 """
 
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from inspect import isawaitable
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import strawberry
 from graphql import (
-    DocumentNode,
     ExecutionResult,
     FieldNode,
     GraphQLError,
     OperationDefinitionNode,
     OperationType,
-    execute,
     located_error,
     parse,
-    subscribe,
     validate,
 )
-from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 
 from graphql_api.context import Context
 from graphql_api.errors import ParseFailed, ValidationFailed, present, refusal
 from graphql_api.execution.documents import TOKENS_MAX, check_document, check_size
+from graphql_api.execution.executor import Executor, Variables, VariablesRefused
+from graphql_api.execution.rendering import Rendering, Renderings, body
 from storage import BadInput, Refusal
 
 # Plans that are kept. A plan keeps a parsed document, which is some fifty times as large as its text.
 PLANS_MAX: Final = 500
 PLANNED_CHARACTERS_MAX: Final = 1_000_000
+# Of these, so many may be plans that were asked for more than once, whatever new ones come.
+PROVEN_PLANS_MAX: Final = 375
 # Enough to mend a document by; finding all would take long in one that is made to have many.
 VALIDATION_ERRORS_MAX: Final = 10
-
-Answer = dict[str, Any]
-"""A response in the shape that GraphQL has it: `data`, `errors`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """An operation that can be run."""
 
-    document: DocumentNode
-    operation_name: str | None
+    executor: Executor
     operation_type: OperationType
     # The variables that the operation declares; others are not kept.
     variables: frozenset[str]
     # The one field of a subscription, when it stands in the operation itself.
     root_field: FieldNode | None
 
-    def declared(self, variables: dict[str, Any] | None) -> dict[str, Any]:
-        """The variables that matter; a stream keeps them for as long as it lasts."""
-        return {name: value for name, value in (variables or {}).items() if name in self.variables}
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A subscription that has begun: where its events come from, and what they become."""
+
+    events: AsyncIterator[Any]
+    rendering: Rendering
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,26 +110,41 @@ class RequestRefused(Exception):
 class Plans:
     """Makes plans, and keeps those that are used."""
 
-    def __init__(self, schema: strawberry.Schema) -> None:
+    def __init__(self, schema: strawberry.Schema, *, compiled: bool = True) -> None:
         self._schema = schema._schema
-        # Least recently used first.
-        self._plans: OrderedDict[tuple[str, str | None], Plan] = OrderedDict()
+        self._compiled = compiled
+        # Those that were asked for once, and those that were asked for again; least recently used first. A flood of
+        # documents that are sent once pushes out its own kind only.
+        self._new: OrderedDict[tuple[str, str | None], Plan] = OrderedDict()
+        self._proven: OrderedDict[tuple[str, str | None], Plan] = OrderedDict()
         self._characters = 0
+        self._renderings = Renderings()
 
     def plan(self, query: str, operation_name: str | None) -> Plan:
         """The plan for an operation of a document; RequestRefused when there can be none."""
         key = (query, operation_name)
-        plan = self._plans.get(key)
+        plan = self._proven.get(key)
         if plan is not None:
-            self._plans.move_to_end(key)
+            self._proven.move_to_end(key)
+            return plan
+        plan = self._new.pop(key, None)
+        if plan is not None:
+            self._proven[key] = plan
             return plan
         plan = self._make(query, operation_name)
-        self._plans[key] = plan
+        self._new[key] = plan
         self._characters += len(query)
-        while len(self._plans) > PLANS_MAX or self._characters > PLANNED_CHARACTERS_MAX:
-            (oldest, _), _ = self._plans.popitem(last=False)
+        while self.kept > PLANS_MAX or self._characters > PLANNED_CHARACTERS_MAX:
+            # The proven ones keep three quarters.
+            crowded = self._proven if len(self._proven) > PROVEN_PLANS_MAX or len(self._new) == 1 else self._new
+            (oldest, _), _ = crowded.popitem(last=False)
             self._characters -= len(oldest)
         return plan
+
+    @property
+    def kept(self) -> int:
+        """How many plans are kept."""
+        return len(self._new) + len(self._proven)
 
     def _make(self, query: str, operation_name: str | None) -> Plan:
         try:
@@ -152,28 +166,35 @@ class Plans:
         operation = _choose(operations, operation_name)
         root_field = operation.selection_set.selections[0]
         return Plan(
-            document,
-            operation_name,
+            Executor(self._schema, document, operation, compiled=self._compiled),
             operation.operation,
             frozenset(node.variable.name.value for node in operation.variable_definitions or ()),
             root_field if isinstance(root_field, FieldNode) else None,
         )
 
-    async def run(self, plan: Plan, variables: dict[str, Any] | None, context: Context) -> Answer:
-        """Run a query or a mutation."""
-        result = execute(
-            self._schema,
-            plan.document,
-            variable_values=variables,
-            operation_name=plan.operation_name,
-            context_value=context,
-            executor_class=StrawberryGraphQLCoreExecutionContext,
-        )
-        return _answer(await result if isawaitable(result) else result)
+    async def run(self, plan: Plan, variables: dict[str, Any] | None, context: Context) -> bytes:
+        """Run a query or a mutation; its answer as JSON."""
+        result = plan.executor.execute(_coerced(plan, variables), context)
+        if not isinstance(result, ExecutionResult):
+            result = await result
+        return body(result)
+
+    async def open(self, plan: Plan, variables: dict[str, Any] | None, context: Context) -> Stream:
+        """Begin a subscription; RequestRefused says why it cannot."""
+        # A stream may last for days: it keeps no variable that the operation does not declare.
+        given = {name: value for name, value in (variables or {}).items() if name in plan.variables}
+        coerced = _coerced(plan, given)
+        try:
+            events = plan.executor.source(coerced, context)
+            if isawaitable(events):
+                events = await events
+        except GraphQLError as error:
+            raise RequestRefused([present(error)]) from error
+        return Stream(aiter(events), self._renderings.shared(plan.executor, given, coerced, context))
 
     async def stream(
         self, plan: Plan, variables: dict[str, Any] | None, context: Context
-    ) -> AsyncGenerator[Answer, None]:
+    ) -> AsyncGenerator[bytes, None]:
         """Run any operation: many answers for a subscription, one for the others.
 
         RequestRefused ends a stream that cannot begin or go on; close it with ``aclosing``.
@@ -181,26 +202,27 @@ class Plans:
         if plan.operation_type is not OperationType.SUBSCRIPTION:
             yield await self.run(plan, variables, context)
             return
-        source = subscribe(
-            self._schema,
-            plan.document,
-            variable_values=variables,
-            operation_name=plan.operation_name,
-            context_value=context,
-            executor_class=StrawberryGraphQLCoreExecutionContext,
-        )
-        results = await source if isawaitable(source) else source
-        if isinstance(results, ExecutionResult):
-            raise RequestRefused(list(map(present, results.errors or ())))
-        async with aclosing(cast("AsyncGenerator[ExecutionResult, None]", results)):
+        stream = await self.open(plan, variables, context)
+        async with aclosing(stream.events):  # type: ignore[type-var]
             try:
-                async for result in results:
-                    yield _answer(result)
+                async for event in stream.events:
+                    yield await stream.rendering.get(event)
             except Exception as error:
-                # What the source of a stream raises has no place yet: it is the one root field's.
-                place = [plan.root_field.alias or plan.root_field.name] if plan.root_field else []
-                located = located_error(error, [plan.root_field] if plan.root_field else None, [n.value for n in place])
-                raise RequestRefused([present(located)]) from error
+                raise broken_off(plan, error) from error
+
+
+def broken_off(plan: Plan, error: Exception) -> RequestRefused:
+    """What a subscriber is told of an error in the source of its stream: it has no place but the one root field."""
+    place = [plan.root_field.alias or plan.root_field.name] if plan.root_field else []
+    located = located_error(error, [plan.root_field] if plan.root_field else None, [name.value for name in place])
+    return RequestRefused([present(located)])
+
+
+def _coerced(plan: Plan, variables: dict[str, Any] | None) -> Variables:
+    try:
+        return plan.executor.coerce(variables)
+    except VariablesRefused as refused:
+        raise RequestRefused([present(error) for error in refused.errors]) from None
 
 
 def _choose(operations: list[OperationDefinitionNode], name: str | None) -> OperationDefinitionNode:
@@ -217,11 +239,3 @@ def _choose(operations: list[OperationDefinitionNode], name: str | None) -> Oper
     else:
         error = BadInput("The document holds no operation.")
     raise RequestRefused([refusal(error)])
-
-
-def _answer(result: ExecutionResult) -> Answer:
-    errors = [present(error) for error in result.errors or ()]
-    if result.data is None and all(error.path is None for error in result.errors or ()):
-        # A variable was refused, so nothing was run.
-        raise RequestRefused(errors)
-    return {"errors": errors, "data": result.data} if errors else {"data": result.data}

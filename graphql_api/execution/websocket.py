@@ -4,31 +4,31 @@ One entry in ``_operations`` is the whole truth of an operation's life: it is th
 message is on its way, so its ID is free again when the client hears the end. What goes wrong with an operation is told
 to that operation; the socket is closed only for breaking the protocol, because it carries the client's other operations
 too.
+
+An operation has a task while it has something to wait for. A watch that has caught up has none: it listens, and an
+update is written to the socket while it is published.
 """
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from contextlib import aclosing
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
-from starlette.types import Receive, Scope, Send
+from graphql import OperationType
 
 from graphql_api.auth import Doorkeeper
 from graphql_api.context import Context
 from graphql_api.errors import refusal
 from graphql_api.execution.json import decode, encode
-from graphql_api.execution.plan import Plans, RequestRefused, read_operation
-from storage import BadInput, Refusal, Storage, TooLarge, Unavailable
+from graphql_api.execution.plan import Plan, Plans, RequestRefused, Stream, broken_off, read_operation
+from graphql_api.wire.websocket import INVALID_DATA, Headers, Refused, WebSocket
+from storage import BadInput, Refusal, Storage, TooLarge, Unavailable, Update, Watch
 
 log = logging.getLogger(__name__)
 
 PROTOCOL: Final = "graphql-transport-ws"
-# The reason in a close frame is at most 123 bytes of UTF-8.
-REASON_BYTES_MAX: Final = 123
-# A client may queue many messages at once, and taking them does not wait; others get their turn after so many.
-MESSAGES_IN_A_ROW: Final = 16
 ID_CHARACTERS_MAX: Final = 255
 
 BAD_REQUEST: Final = 4400
@@ -49,15 +49,12 @@ class ProtocolBroken(Exception):
         self.code = code
 
 
-class Gone(Exception):
-    """The client has closed the socket, or the wire was cut."""
-
-
 class GraphQLOverWebSocket:
-    """The ASGI endpoint."""
+    """Accepts sockets and begins their sessions."""
 
     def __init__(
         self,
+        path: str,
         storage: Storage,
         plans: Plans,
         doorkeeper: Doorkeeper,
@@ -65,31 +62,35 @@ class GraphQLOverWebSocket:
         allowed_origins: tuple[str, ...],
         connection_init_timeout_s: float,
         operations_max: int,
+        message_bytes_max: int,
         open_bytes_max: int,
     ) -> None:
+        self.path = path
         self.storage = storage
         self.plans = plans
         self.doorkeeper = doorkeeper
         self.allowed_origins = allowed_origins
         self.connection_init_timeout_s = connection_init_timeout_s
         self.operations_max = operations_max
+        self.message_bytes_max = message_bytes_max
         self.open_bytes_max = open_bytes_max
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection."""
-        headers = Headers(scope=scope)
-        await receive()
+    def choose(self, path: str, headers: Headers) -> str | None:
+        """Our protocol, if the client offers it; Refused for another path, or a page of a foreign origin."""
+        if path != self.path:
+            raise Refused("404 Not Found")
         if not self._origin_allowed(headers):
-            # Closed before it is accepted: the handshake is answered with 403.
             log.warning("A socket from a page of another origin was refused: %.200r", headers.get("origin"))
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        known = PROTOCOL in scope["subprotocols"]
-        await send({"type": "websocket.accept", "subprotocol": PROTOCOL if known else None})
-        if not known:
-            await send(_close(SUBPROTOCOL_NOT_ACCEPTABLE, f"Subprotocol not acceptable; offer {PROTOCOL}"))
-            return
-        await Socket(self, headers.get("authorization"), receive, send).serve()
+            raise Refused("403 Forbidden")
+        offered = [word.strip() for word in headers.get("sec-websocket-protocol", "").split(",")]
+        return PROTOCOL if PROTOCOL in offered else None
+
+    def open(self, socket: WebSocket, headers: Headers) -> "Session":
+        """Begin a session; one that does not speak our protocol ends at once."""
+        session = Session(self, socket, headers.get("authorization"))
+        if self.choose(self.path, headers) is None:
+            socket.close(SUBPROTOCOL_NOT_ACCEPTABLE, f"Subprotocol not acceptable; offer {PROTOCOL}")
+        return session
 
     def _origin_allowed(self, headers: Headers) -> bool:
         origin = headers.get("origin")
@@ -103,77 +104,145 @@ class GraphQLOverWebSocket:
         return page != "" and page == headers.get("host", "").lower()
 
 
-class Socket:
-    """One connection, from its acceptance to its end."""
+class Operation:
+    """One operation of a session, from `subscribe` to its last message."""
 
-    def __init__(self, endpoint: GraphQLOverWebSocket, authorization: str | None, receive: Receive, send: Send) -> None:
+    __slots__ = ("_next", "_session", "id", "plan", "size", "stream", "task")
+
+    def __init__(self, session: "Session", operation_id: str, size: int) -> None:
+        self._session = session
+        self.id = operation_id
+        # The size of the message that asked for it.
+        self.size = size
+        # What stands before each of its answers.
+        self._next = b'{"id":%b,"type":"next","payload":' % encode(operation_id)
+        # While it has something to wait for.
+        self.task: asyncio.Task[None] | None = None
+        # Once it has begun, if it is a subscription.
+        self.plan: Plan | None = None
+        self.stream: Stream | None = None
+
+    def answer(self, body: bytes) -> None:
+        """Send an answer."""
+        self._session.socket.say(b"%b%b}" % (self._next, body))
+
+    def hear(self, update: Update) -> bool:
+        """Send an update while it is published, unless there is something to wait for first."""
+        stream = self.stream
+        assert stream is not None
+        if not self._session.may_speak_now:
+            return False
+        body = stream.rendering.now(update)
+        if body is None:
+            return False
+        self.answer(body)
+        assert isinstance(stream.events, Watch)
+        if stream.events.ended:
+            self._session.finish(self, {"id": self.id, "type": "complete"})
+        return True
+
+    def wake(self) -> None:
+        """Go on in a task: there is news that must be waited for."""
+        self._session.run(self, {})
+
+    def close(self) -> None:
+        """Give up whatever it holds."""
+        if self.task is not None:
+            self.task.cancel()
+        if self.stream is not None and isinstance(self.stream.events, Watch):
+            self.stream.events.close()
+
+
+class Session:
+    """What is spoken over one socket."""
+
+    __slots__ = (
+        "_acknowledged",
+        "_authorization",
+        "_endpoint",
+        "_init_due",
+        "_open_bytes",
+        "_operations",
+        "socket",
+    )
+
+    def __init__(self, endpoint: GraphQLOverWebSocket, socket: WebSocket, authorization: str | None) -> None:
         self._endpoint = endpoint
+        self.socket = socket
         # From the handshake; what `connection_init` brings takes its place.
         self._authorization = authorization
-        self._receive = receive
-        self._send = send
         self._acknowledged = False
-        self._operations: dict[str, asyncio.Task[None]] = {}
-        # Those in `_operations`, and those that were told to end and have not; each with the size of what asked for it.
-        self._tasks: dict[asyncio.Task[None], int] = {}
+        self._operations: dict[str, Operation] = {}
+        self._open_bytes = 0
+        self._init_due: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
+            endpoint.connection_init_timeout_s, self._init_is_due
+        )
 
-    async def serve(self) -> None:
-        """Take messages until the client is gone or breaks the protocol; then end its operations."""
+    @property
+    def may_speak_now(self) -> bool:
+        """Whether there is room on the wire, and the credential need not be asked about."""
+        return self.socket.has_room and self._endpoint.doorkeeper.believes(self._authorization)
+
+    def end(self) -> None:
+        """Give up all operations."""
+        self._had_init()
+        operations, self._operations = self._operations, {}
+        for operation in operations.values():
+            operation.close()
+
+    def take_binary(self) -> None:
+        """Close: every message is text."""
+        self._break(ProtocolBroken(BAD_REQUEST, "Messages must be text"))
+
+    def take(self, text: bytes) -> Awaitable[None] | None:
+        """Take a message."""
         try:
-            try:
-                async with asyncio.timeout(self._endpoint.connection_init_timeout_s):
-                    while not self._acknowledged:
-                        await self._take()
-            except TimeoutError:
-                raise ProtocolBroken(INIT_TIMEOUT, "Connection initialisation timeout") from None
-            taken = 0
-            while True:
-                await self._take()
-                taken += 1
-                if taken % MESSAGES_IN_A_ROW == 0:
-                    await asyncio.sleep(0)
+            return self._take(text)
         except ProtocolBroken as broken:
-            # Quoted and cut: the reason may hold what the client sent.
-            log.info("A socket was closed: %d %.200r", broken.code, str(broken))
-            await self._close(broken.code, str(broken))
-        except Gone:
-            pass
-        finally:
-            for task in self._tasks:
-                task.cancel()
-            if self._tasks:
-                await asyncio.wait(self._tasks)
+            self._break(broken)
+            return None
 
-    async def _take(self) -> None:
-        received = await self._receive()
-        if received["type"] == "websocket.disconnect":
-            raise Gone
-        text = received.get("text")
-        if text is None:
-            raise ProtocolBroken(BAD_REQUEST, "Messages must be text")
+    def run(self, operation: Operation, payload: dict[str, Any]) -> None:
+        """Let an operation go on in a task."""
+        operation.task = asyncio.create_task(self._run(operation, payload), name="operation")
+
+    def finish(self, operation: Operation, last: dict[str, Any]) -> None:
+        """Send an operation's last message, and free its ID."""
+        # Only the operation that holds the ID gives it back: after a `complete` it may be another's.
+        if self._operations.get(operation.id) is operation:
+            self._forget(operation)
+            self._say(last)
+
+    def _take(self, text: bytes) -> Awaitable[None] | None:
         try:
-            message = decode(text.encode())
+            message = decode(text)
         except BadInput:
+            try:
+                text.decode()
+            except UnicodeDecodeError:
+                raise ProtocolBroken(INVALID_DATA, "Messages must be UTF-8") from None
             raise ProtocolBroken(BAD_REQUEST, "Messages must be JSON") from None
         if not isinstance(message, dict) or not isinstance(message.get("type"), str):
             raise ProtocolBroken(BAD_REQUEST, "Messages must be objects with a type")
         match message["type"]:
             case "connection_init":
-                await self._init(message)
+                return self._init(message)
             case "ping":
-                await self._say({"type": "pong"})
+                self._say({"type": "pong"})
             case "pong":
                 pass
             case "subscribe":
-                await self._subscribe(message, len(text))
+                self._subscribe(message, len(text))
             case "complete":
-                task = self._operations.pop(_id(message), None)
-                if task is not None:
-                    task.cancel()
+                operation = self._operations.get(_id(message))
+                if operation is not None:
+                    self._forget(operation)
+                    operation.close()
             case unknown:
                 raise ProtocolBroken(BAD_REQUEST, f"Unknown message type: {unknown:.40}")
+        return None
 
-    async def _init(self, message: dict[str, Any]) -> None:
+    def _init(self, message: dict[str, Any]) -> Awaitable[None] | None:
         if self._acknowledged:
             raise ProtocolBroken(TOO_MANY_INITS, "Too many initialisation requests")
         payload = message.get("payload")
@@ -184,16 +253,35 @@ class Socket:
                 if not isinstance(value, str):
                     raise ProtocolBroken(BAD_REQUEST, "The Authorization of connection_init must be a string")
                 self._authorization = value
+        if self._authorization is None:
+            self._acknowledge()
+            return None
+        return self._check_credential()
+
+    async def _check_credential(self) -> None:
         try:
             await self._endpoint.doorkeeper.viewer(self._authorization)
         except Unavailable as error:
-            raise ProtocolBroken(TRY_AGAIN_LATER, str(error)) from None
+            self._break(ProtocolBroken(TRY_AGAIN_LATER, str(error)))
         except Refusal:
-            raise ProtocolBroken(FORBIDDEN, "Forbidden") from None
-        await self._say({"type": "connection_ack"})
-        self._acknowledged = True
+            self._break(ProtocolBroken(FORBIDDEN, "Forbidden"))
+        else:
+            self._acknowledge()
 
-    async def _subscribe(self, message: dict[str, Any], size: int) -> None:
+    def _acknowledge(self) -> None:
+        self._acknowledged = True
+        self._had_init()
+        self._say({"type": "connection_ack"})
+
+    def _init_is_due(self) -> None:
+        self._break(ProtocolBroken(INIT_TIMEOUT, "Connection initialisation timeout"))
+
+    def _had_init(self) -> None:
+        if self._init_due is not None:
+            self._init_due.cancel()
+            self._init_due = None
+
+    def _subscribe(self, message: dict[str, Any], size: int) -> None:
         if not self._acknowledged:
             raise ProtocolBroken(UNAUTHORIZED, "Unauthorized")
         operation_id = _id(message)
@@ -205,67 +293,109 @@ class Socket:
         error: Refusal | None = None
         if len(self._operations) >= self._endpoint.operations_max:
             error = BadInput(f"A socket may have at most {self._endpoint.operations_max} operations open.")
-        elif sum(self._tasks.values(), size) > self._endpoint.open_bytes_max:
+        elif self._open_bytes + size > self._endpoint.open_bytes_max:
             error = TooLarge(f"The open operations of a socket may have at most {self._endpoint.open_bytes_max} bytes.")
         if error is not None:
-            await self._say({"id": operation_id, "type": "error", "payload": [refusal(error)]})
+            self._say({"id": operation_id, "type": "error", "payload": [refusal(error)]})
             return
-        # A client that reads nothing while it asks for more waits until its answers are on the wire.
-        while len(self._tasks) >= self._endpoint.operations_max:
-            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-        task = asyncio.create_task(self._run(operation_id, payload), name=f"operation {operation_id[:40]}")
-        self._operations[operation_id] = task
-        self._tasks[task] = size
-        task.add_done_callback(self._tasks.pop)
+        operation = Operation(self, operation_id, size)
+        self._operations[operation_id] = operation
+        self._open_bytes += size
+        self.run(operation, payload)
 
-    async def _run(self, operation_id: str, payload: dict[str, Any]) -> None:
+    async def _run(self, operation: Operation, payload: dict[str, Any]) -> None:
+        last: dict[str, Any] | None
         try:
-            last = await self._perform(operation_id, payload)
-            # Only the operation that holds the ID gives it back: after a `complete` it may be another's.
-            if self._operations.get(operation_id) is asyncio.current_task():
-                # Freed when the message is out; until then a `complete` can still call it back.
-                await self._say(last)
-                self._operations.pop(operation_id, None)
-        except (Gone, OSError):
-            # The wire was cut while we spoke; the loop that takes messages hears of it too.
-            pass
-
-    async def _perform(self, operation_id: str, payload: dict[str, Any]) -> dict[str, Any]:
-        """Send every answer of an operation; return the message that ends it."""
-        endpoint = self._endpoint
-        try:
-            operation = read_operation(payload)
-            # Asked anew for each operation: a key may have been revoked since the socket was opened.
-            viewer = await endpoint.doorkeeper.viewer(self._authorization)
-            plan = endpoint.plans.plan(operation.query, operation.operation_name)
-            variables = plan.declared(operation.variables)
-            # A stream may last for days; what it does not need goes now.
-            del operation
-            payload.clear()
-            stream = endpoint.plans.stream(plan, variables, Context(endpoint.storage, viewer))
-            async with aclosing(stream), aclosing(endpoint.doorkeeper.guard(self._authorization, stream)) as answers:
-                async for answer in answers:
-                    await self._say({"id": operation_id, "type": "next", "payload": answer})
-        except (Gone, OSError):
-            raise
+            last = await self._perform(operation, payload)
         except RequestRefused as refused:
-            return {"id": operation_id, "type": "error", "payload": refused.errors}
+            last = {"id": operation.id, "type": "error", "payload": refused.errors}
         except Exception as error:  # noqa: BLE001 - told to the client, masked unless it is a refusal
-            return {"id": operation_id, "type": "error", "payload": [refusal(error)]}
-        return {"id": operation_id, "type": "complete"}
+            last = {"id": operation.id, "type": "error", "payload": [refusal(error)]}
+        if last is not None:
+            await self.socket.room()
+            self.finish(operation, last)
 
-    async def _say(self, message: dict[str, Any]) -> None:
-        try:
-            await self._send({"type": "websocket.send", "text": encode(message).decode()})
-        except RuntimeError as error:
-            # The server's way to say that the socket was closed on our side.
-            raise Gone from error
+    async def _perform(self, operation: Operation, payload: dict[str, Any]) -> dict[str, Any] | None:
+        """Send the answers of an operation; return the message that ends it, or None when it listens for more."""
+        if operation.stream is None:
+            await self._begin(operation, payload)
+        stream, plan = operation.stream, operation.plan
+        if stream is not None and plan is not None:
+            if isinstance(stream.events, Watch):
+                await self._follow(operation, plan, stream.events)
+                if not stream.events.ended:
+                    # Nothing is waited for any more, so this task ends.
+                    operation.task = None
+                    stream.events.listen(operation)
+                    return None
+            else:
+                await self._send_all(operation, plan, stream)
+        return {"id": operation.id, "type": "complete"}
 
-    async def _close(self, code: int, reason: str) -> None:
+    async def _begin(self, operation: Operation, payload: dict[str, Any]) -> None:
+        """Send the answer of a query or a mutation, or begin the stream of a subscription."""
+        endpoint = self._endpoint
+        request = read_operation(payload)
+        # Asked anew for each operation: a key may have been revoked since the socket was opened.
+        viewer = await endpoint.doorkeeper.viewer(self._authorization)
+        plan = endpoint.plans.plan(request.query, request.operation_name)
+        context = Context(endpoint.storage, viewer)
+        if plan.operation_type is OperationType.SUBSCRIPTION:
+            operation.plan = plan
+            operation.stream = await endpoint.plans.open(plan, request.variables, context)
+            # A stream may last for days; what it does not need goes now.
+            payload.clear()
+            return
+        body = await endpoint.plans.run(plan, request.variables, context)
+        await self.socket.room()
+        if self._operations.get(operation.id) is operation:
+            operation.answer(body)
+
+    async def _follow(self, operation: Operation, plan: Plan, watch: Watch) -> None:
+        """Send what a watch has, until it has nothing more at the moment."""
         try:
-            await self._send(_close(code, reason))
-        except (OSError, RuntimeError):
-            log.debug("A socket was gone before it could be closed.")
+            while True:
+                try:
+                    update = await watch.fetch()
+                except Exception as error:
+                    raise broken_off(plan, error) from error
+                if update is None:
+                    return
+                await self._send(operation, update)
+        except BaseException:
+            watch.close()
+            raise
+
+    async def _send_all(self, operation: Operation, plan: Plan, stream: Stream) -> None:
+        """Send what any other stream has, until its end."""
+        async with aclosing(stream.events):  # type: ignore[type-var]
+            while True:
+                try:
+                    event = await anext(stream.events)
+                except StopAsyncIteration:
+                    return
+                except Exception as error:
+                    raise broken_off(plan, error) from error
+                await self._send(operation, event)
+
+    async def _send(self, operation: Operation, event: Any) -> None:
+        await self._endpoint.doorkeeper.check_again(self._authorization)
+        assert operation.stream is not None
+        body = await operation.stream.rendering.get(event)
+        await self.socket.room()
+        operation.answer(body)
+
+    def _forget(self, operation: Operation) -> None:
+        del self._operations[operation.id]
+        self._open_bytes -= operation.size
+
+    def _say(self, message: dict[str, Any]) -> None:
+        self.socket.say(encode(message))
+
+    def _break(self, broken: ProtocolBroken) -> None:
+        # Quoted and cut: the reason may hold what the client sent.
+        log.info("A socket was closed: %d %.200r", broken.code, str(broken))
+        self.socket.close(broken.code, str(broken))
 
 
 def _id(message: dict[str, Any]) -> str:
@@ -278,8 +408,3 @@ def _id(message: dict[str, Any]) -> str:
     except UnicodeEncodeError:
         raise ProtocolBroken(BAD_REQUEST, "An id must be valid Unicode") from None
     return operation_id
-
-
-def _close(code: int, reason: str) -> dict[str, Any]:
-    encoded = reason.encode(errors="replace")[:REASON_BYTES_MAX]
-    return {"type": "websocket.close", "code": code, "reason": encoded.decode(errors="ignore")}

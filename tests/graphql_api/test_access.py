@@ -193,7 +193,7 @@ async def test_an_open_stream_ends_with_its_credential(
     serving: Serving, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage_keys, "BELIEVED_S", 0.0)
-    monkeypatch.setattr(auth, "GUARD_BELIEVES_S", -1.0)
+    monkeypatch.setattr(auth, "STREAMS_BELIEVE_S", -1.0)
     async with serving() as api:
         await api.create("T-7")
         key = await api.storage.keys.create("short-lived", [Permission.READ])

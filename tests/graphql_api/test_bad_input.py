@@ -10,9 +10,9 @@ from typing import Any, Final, NamedTuple
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from graphql_api import wire
 from graphql_api.app import PATH
 from graphql_api.settings import Settings
+from graphql_api.wire import http as wire
 from storage import UpdateProgress
 from tests.graphql_api.clients import TRANSPORTS, Answer, Api, Socket, Transport, code, data, error, numbers
 from tests.graphql_api.conftest import Serving

@@ -1,0 +1,1 @@
+"""Bytes on connections: uvicorn's HTTP with the bounds that it lacks, and WebSockets without a task for each."""
