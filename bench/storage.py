@@ -29,11 +29,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import bindparam, insert, select, text, update
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from storage import (
     CONNECTIONS_MAX,
-    LOCK_TIMEOUT_MS,
     StartupError,
     Status,
     Storage,
@@ -44,7 +43,6 @@ from storage import (
     history_range,
     open_storage,
 )
-from storage.database import open_engine
 from storage.embedded import embedded_postgres
 from storage.lifecycle import decide
 from storage.tables import task_columns, task_events, task_of, tasks
@@ -103,6 +101,8 @@ class VerificationFailed(Exception):
 
 
 Cells = tuple[str, str, str, str, str, str]
+Database = tuple[Storage, AsyncEngine]
+"""A database in our way, and in the way that is common."""
 Apply = Callable[[UpdateProgress], Awaitable[object]]
 
 
@@ -111,28 +111,23 @@ Apply = Callable[[UpdateProgress], Awaitable[object]]
 
 async def measure_changes(folder: Path, load: Load, rounds: int, seconds: float, console: Console) -> list[Cells]:
     """The writer against one transaction for each change, in turns on the same tables."""
-    async with _database(folder, f"changes-{load.callers}-{load.task_count}") as storage:
-        await _run_sql(storage.engine, _FILL_TASKS, rows=load.task_count, statuses=[Status.IN_PROGRESS.value])
-        await _run_sql(storage.engine, _FILL_FIRST_EVENTS)
-        await _settle(storage.engine)
-        task_ids = await _column(storage.engine, "SELECT task_id FROM tasks")
-        # As many connections as the storage has; the writer makes do with one of its own.
-        engine = _engine(storage.engine.url.render_as_string(hide_password=False))
+    async with _database(folder, f"changes-{load.callers}-{load.task_count}") as (storage, engine):
+        await _run_sql(engine, _FILL_TASKS, rows=load.task_count, statuses=[Status.IN_PROGRESS.value])
+        await _run_sql(engine, _FILL_FIRST_EVENTS)
+        await _settle(engine)
+        task_ids = await _column(engine, "SELECT task_id FROM tasks")
         ways: dict[str, Apply] = {
             "obvious": lambda command: change_in_one_transaction(engine, command),
             "ours": storage.writer.submit,
         }
         measured: dict[str, list[Round]] = {way: [] for way in ways}
-        try:
-            for apply in ways.values():
-                await _round(storage.engine, load, task_ids, apply, min(WARM_UP_S, seconds))
-            for number in range(1, rounds + 1):
-                for way, apply in ways.items():
-                    measured[way].append(await _round(storage.engine, load, task_ids, apply, seconds))
-                rates = ", ".join(f"{way} {results[-1].rate:,.0f}/s" for way, results in measured.items())
-                console.print(f"{load.name}, round {number} of {rounds}: {rates}")
-        finally:
-            await engine.dispose()
+        for apply in ways.values():
+            await _round(engine, load, task_ids, apply, min(WARM_UP_S, seconds))
+        for number in range(1, rounds + 1):
+            for way, apply in ways.items():
+                measured[way].append(await _round(engine, load, task_ids, apply, seconds))
+            rates = ", ".join(f"{way} {results[-1].rate:,.0f}/s" for way, results in measured.items())
+            console.print(f"{load.name}, round {number} of {rounds}: {rates}")
     return _change_cells(load, measured["obvious"], measured["ours"])
 
 
@@ -259,20 +254,20 @@ def _cpu_cells(whose: str, obvious: Sequence[float], ours: Sequence[float]) -> C
 async def measure_reads(folder: Path, only: Collection[str], console: Console) -> list[Cells]:
     """The same questions to a small and to a big database, in turns."""
     async with _database(folder, "small") as small, _database(folder, "big") as big:
-        for storage, rows in ((small, SMALL_ROWS), (big, BIG_ROWS)):
+        for (_, engine), rows in ((small, SMALL_ROWS), (big, BIG_ROWS)):
             start = time.perf_counter()
-            await _run_sql(storage.engine, _FILL_TASKS, rows=rows, statuses=[status.value for status in Status])
-            await _run_sql(storage.engine, _FILL_LONG_TASK, rows=rows, task_id=LONG_TASK)
-            await _run_sql(storage.engine, _FILL_LONG_LOG, rows=rows, task_id=LONG_TASK)
-            await _settle(storage.engine)
+            await _run_sql(engine, _FILL_TASKS, rows=rows, statuses=[status.value for status in Status])
+            await _run_sql(engine, _FILL_LONG_TASK, rows=rows, task_id=LONG_TASK)
+            await _run_sql(engine, _FILL_LONG_LOG, rows=rows, task_id=LONG_TASK)
+            await _settle(engine)
             console.print(f"{rows:,} tasks, and {rows:,} events of one: made in {time.perf_counter() - start:.1f} s")
         cells: list[Cells] = []
         if "history" in only:
             cells.append(
                 await _in_turns(
                     f"history(last: {PAGE_ROWS}): of {BIG_ROWS:,} events vs of {SMALL_ROWS:,}",
-                    lambda: _history(small, SMALL_ROWS),
-                    lambda: _history(big, BIG_ROWS),
+                    lambda: _history(small[0], SMALL_ROWS),
+                    lambda: _history(big[0], BIG_ROWS),
                 )
             )
         if "tasks" in only:
@@ -283,10 +278,10 @@ async def measure_reads(folder: Path, only: Collection[str], console: Console) -
 
 
 async def _measure_page(
-    small: Storage, big: Storage, label: str, page: int, statuses: Collection[Status] | None
+    small: Database, big: Database, label: str, page: int, statuses: Collection[Status] | None
 ) -> Cells:
-    small_page = page if page == 1 else await small.reader.count(statuses) // PAGE_ROWS
-    if await big.reader.count(statuses) < page * PAGE_ROWS:
+    small_page = page if page == 1 else await small[0].reader.count(statuses) // PAGE_ROWS
+    if await big[0].reader.count(statuses) < page * PAGE_ROWS:
         raise VerificationFailed(f"The big list has no page {page:,}.")
     ask_small = await _page_reader(small, small_page, statuses)
     ask_big = await _page_reader(big, page, statuses)
@@ -295,15 +290,16 @@ async def _measure_page(
 
 
 async def _page_reader(
-    storage: Storage, page: int, statuses: Collection[Status] | None
+    database: Database, page: int, statuses: Collection[Status] | None
 ) -> Callable[[], Awaitable[None]]:
     """What asks for that page, by the cursor that the page before it ends with, and sees that it gets it."""
+    storage, engine = database
     newest = select(*task_columns).order_by(tasks.c.created_at.desc(), tasks.c.task_id.desc())
     if statuses is not None:
         newest = newest.where(tasks.c.status.in_([status.value for status in statuses]))
     before = (page - 1) * PAGE_ROWS
     # Walking there takes thousands of pages; counting there takes one slow statement.
-    async with storage.engine.connect() as connection:
+    async with engine.connect() as connection:
         rows = (await connection.execute(newest.offset(max(before - 1, 0)).limit(PAGE_ROWS + 1))).all()
     after = cursor(task_of(rows[0])) if before else None
     expected = [row.task_id for row in (rows[1:] if before else rows[:PAGE_ROWS])]
@@ -351,23 +347,24 @@ async def _in_turns(
 
 
 @asynccontextmanager
-async def _database(folder: Path, name: str) -> AsyncIterator[Storage]:
+async def _database(folder: Path, name: str) -> AsyncIterator[Database]:
     """A fresh database with the schema of the service, on a server of its own: the service's account may make none."""
     async with (
         embedded_postgres(folder / name, role="server") as url,
         open_storage(url, statement_timeout_ms=STATEMENT_TIMEOUT_MS) as storage,
     ):
-        yield storage
-
-
-def _engine(url: str) -> AsyncEngine:
-    return open_engine(
-        url,
-        connections_max=CONNECTIONS_MAX,
-        pool_wait_s=POOL_WAIT_S,
-        statement_timeout_ms=STATEMENT_TIMEOUT_MS,
-        lock_timeout_ms=LOCK_TIMEOUT_MS,
-    )
+        # As many connections as the storage has; its writer makes do with one of its own.
+        engine = create_async_engine(
+            url,
+            pool_size=CONNECTIONS_MAX,
+            max_overflow=0,
+            pool_timeout=POOL_WAIT_S,
+            connect_args={"server_settings": {"synchronous_commit": "on", "jit": "off"}},
+        )
+        try:
+            yield storage, engine
+        finally:
+            await engine.dispose()
 
 
 async def _run_sql(engine: AsyncEngine, sql: str, **parameters: object) -> None:

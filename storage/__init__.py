@@ -14,8 +14,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from storage.commands import AddEvent, Cancel, Command, Complete, Create, Delete, Fail, Report, UpdateProgress
 from storage.database import explain, open_engine
 from storage.errors import (
@@ -33,6 +31,7 @@ from storage.feed import Feed, Listener
 from storage.keys import Key, Keys, Permission
 from storage.limits import check_name
 from storage.migrate import MIGRATION_WAIT_MS, current, head, migrate, require
+from storage.pool import Pool, open_pool
 from storage.reader import LogPage, Reader, TaskPage, cursor, history_range
 from storage.task import Event, EventType, Json, Status, Task, Update, UpdateType
 from storage.watch import Watch
@@ -93,7 +92,7 @@ LOCK_TIMEOUT_MS: Final = 2_000
 class Storage:
     """One database, opened: who writes, who reads, who hears, and who has keys."""
 
-    engine: AsyncEngine
+    pool: Pool
     feed: Feed
     writer: Writer
     reader: Reader
@@ -106,7 +105,7 @@ class Storage:
     async def check(self) -> dict[str, bool]:
         """Whether each thing that is needed to work is there."""
         try:
-            revision = await current(self.engine)
+            revision = await current(self.pool)
         except Exception as error:  # noqa: BLE001 - whatever it is, the answer is the same
             log.warning("The database cannot be used: %s", explain(error) or type(error).__name__)
             return {"database": False, "migrations": False, "writer": self.writer.alive}
@@ -115,13 +114,7 @@ class Storage:
 
 async def upgrade_database(url: str) -> tuple[str | None, str]:
     """Bring a database's schema up to date; return its revision before (None: it had none) and after."""
-    engine = open_engine(
-        url,
-        connections_max=1,
-        pool_wait_s=POOL_WAIT_S,
-        statement_timeout_ms=MIGRATION_WAIT_MS,
-        lock_timeout_ms=MIGRATION_WAIT_MS,
-    )
+    engine = open_engine(url, statement_timeout_ms=MIGRATION_WAIT_MS, lock_timeout_ms=MIGRATION_WAIT_MS)
     try:
         return await migrate(engine)
     finally:
@@ -146,7 +139,7 @@ async def open_storage(
     """
     if upgrade:
         await upgrade_database(url)
-    engine = open_engine(
+    pool = open_pool(
         url,
         connections_max=connections_max,
         pool_wait_s=pool_wait_s,
@@ -155,10 +148,10 @@ async def open_storage(
     )
     try:
         if not upgrade:
-            await require(engine)
+            await require(pool)
         feed = Feed()
-        writer = Writer(engine, feed, group_commands_max=group_commands_max, waiting_commands_max=waiting_commands_max)
-        storage = Storage(engine, feed, writer, Reader(engine), Keys(engine))
+        writer = Writer(pool, feed, group_commands_max=group_commands_max, waiting_commands_max=waiting_commands_max)
+        storage = Storage(pool, feed, writer, Reader(pool), Keys(pool))
         try:
             yield storage
         finally:
@@ -166,4 +159,4 @@ async def open_storage(
             await storage.reader.close()
             await storage.keys.close()
     finally:
-        await engine.dispose()
+        await pool.close()

@@ -1,36 +1,52 @@
-"""The pool of connections, and what the driver's errors mean. Clients never see the driver's words."""
+"""Which database, with which settings, and what the driver's errors mean. Clients never see the driver's words."""
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from typing import Final, TypeVar
+from typing import Any, Final
 
 import asyncpg
-from sqlalchemy import event, make_url
-from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy import NullPool, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from storage.errors import StartupError, Unavailable
-
-T = TypeVar("T")
+from storage.errors import NotConnected, StartupError
 
 CONNECT_TIMEOUT_S: Final = 5
 # How much longer than the server the driver waits for the end of a statement.
 DRIVER_GRACE_S: Final = 5
+# What the URL may say to SQLAlchemy and not to the driver.
+_OF_SQLALCHEMY: Final = "prepared_statement_cache_size"
 # What may follow the question mark of a URL: what the driver takes.
-_URL_OPTIONS: Final = inspect.signature(asyncpg.connect).parameters.keys() | {"prepared_statement_cache_size"}
+_URL_OPTIONS: Final = inspect.signature(asyncpg.connect).parameters.keys() | {_OF_SQLALCHEMY}
 # PostgreSQL's own words for "not now": connection failures (08), resources (53), limits of time and locks (55, 57), and
 # what a restart or a failover does to a transaction (40, and 25006: the server became read-only).
 _PASSING_STATES: Final = ("08", "40", "53", "55", "57", "25006")
 _CONNECTION_STATES: Final = ("08", "57P", "25006")
 
 
-def open_engine(
-    url: str, *, connections_max: int, pool_wait_s: float, statement_timeout_ms: int, lock_timeout_ms: int
-) -> AsyncEngine:
-    """A pool for a PostgreSQL URL. Connections are made when first needed."""
+def open_engine(url: str, *, statement_timeout_ms: int, lock_timeout_ms: int) -> AsyncEngine:
+    """SQLAlchemy's way to a database, for migrations; at run time there is the pool. A connection lives as long as it
+    is used.
+    """
+    return create_async_engine(
+        _parsed(url),
+        poolclass=NullPool,
+        hide_parameters=True,
+        connect_args=_settings(statement_timeout_ms, lock_timeout_ms, {}),
+    )
+
+
+def driver_arguments(
+    url: str, statement_timeout_ms: int, lock_timeout_ms: int, planning: dict[str, str]
+) -> dict[str, Any]:
+    """What the driver is called with to connect."""
+    parsed = _parsed(url)
+    _, arguments = parsed.get_dialect()().create_connect_args(parsed)
+    arguments.pop(_OF_SQLALCHEMY, None)
+    return {**arguments, **_settings(statement_timeout_ms, lock_timeout_ms, planning)}
+
+
+def _parsed(url: str) -> URL:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
@@ -45,59 +61,55 @@ def open_engine(
         query["ssl"] = query.pop("sslmode")
     if unknown := sorted(query.keys() - _URL_OPTIONS):
         raise StartupError(f"SPECTRAL_DATABASE_URL has an option that is not known here: {unknown[0]!r}.")
-    engine = create_async_engine(
-        parsed.set(drivername="postgresql+asyncpg", query=query),
-        pool_size=connections_max,
-        max_overflow=0,
-        pool_timeout=pool_wait_s,
-        # What clients sent stays out of errors, and so out of the log.
-        hide_parameters=True,
-        connect_args={
-            "timeout": CONNECT_TIMEOUT_S,
-            # The server ends a statement by itself; this is for a server that no longer answers.
-            "command_timeout": statement_timeout_ms / 1000 + DRIVER_GRACE_S,
-            "server_settings": {
-                "application_name": "spectral-notify",
-                # An acknowledged change is on disk, whatever the server's default is.
-                "synchronous_commit": "on",
-                # Whoever waited for a row or for the migrations sees what the other did, whatever the server's default.
-                "default_transaction_isolation": "read committed",
-                "statement_timeout": str(statement_timeout_ms),
-                "lock_timeout": str(lock_timeout_ms),
-                "idle_in_transaction_session_timeout": "60000",
-                "timezone": "UTC",
-                # Statements here take microseconds; compiling one takes milliseconds.
-                "jit": "off",
-                # A plan that was kept while the tables were small would scan them when they are large, until
-                # somebody analyzes them: a hundred times slower at 100,000 tasks.
-                "plan_cache_mode": "force_custom_plan",
-            },
+    return parsed.set(drivername="postgresql+asyncpg", query=query)
+
+
+def _settings(statement_timeout_ms: int, lock_timeout_ms: int, planning: dict[str, str]) -> dict[str, Any]:
+    return {
+        "timeout": CONNECT_TIMEOUT_S,
+        # The server ends a statement by itself; this is for a server that no longer answers.
+        "command_timeout": statement_timeout_ms / 1000 + DRIVER_GRACE_S,
+        "server_settings": {
+            "application_name": "spectral-notify",
+            # An acknowledged change is on disk, whatever the server's default is.
+            "synchronous_commit": "on",
+            # Whoever waited for a row or for the migrations sees what the other did, whatever the server's default.
+            "default_transaction_isolation": "read committed",
+            "statement_timeout": str(statement_timeout_ms),
+            "lock_timeout": str(lock_timeout_ms),
+            "idle_in_transaction_session_timeout": "60000",
+            "timezone": "UTC",
+            # Statements here take microseconds; compiling one takes milliseconds.
+            "jit": "off",
+            **planning,
         },
-    )
-    event.listen(engine.sync_engine, "handle_error", _forget_detail)
-    return engine
-
-
-def _forget_detail(context: ExceptionContext) -> None:
-    # It quotes whole rows, with what clients sent.
-    error = context.original_exception.__cause__
-    if isinstance(error, asyncpg.PostgresError):
-        error.detail = None
+    }
 
 
 def sqlstate(error: BaseException) -> str:
     """The five characters with which PostgreSQL names an error; empty for what did not come from it."""
-    original = error.orig if isinstance(error, DBAPIError) else error
-    return str(getattr(original, "sqlstate", None) or "")
+    return str(getattr(error, "sqlstate", None) or "")
+
+
+def is_unsendable(error: BaseException) -> bool:
+    """Whether the driver refused a value, which it calls a misuse of itself; nothing was sent."""
+    return isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
 
 
 def is_connection_failure(error: BaseException) -> bool:
-    """Whether the connection, and with it any open transaction, is gone or never was."""
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
+    """Whether the connection, and with it any open transaction, is gone or never was, or is of no more use."""
+    if isinstance(error, asyncpg.InvalidCachedStatementError):
+        # Somebody changed the tables; what was prepared for them before does not fit.
         return True
-    if sqlstate(error):
-        return sqlstate(error).startswith(_CONNECTION_STATES)
-    return isinstance(error, OSError | PoolTimeoutError | InterfaceError | asyncpg.InterfaceError)
+    if state := sqlstate(error):
+        return state.startswith(_CONNECTION_STATES)
+    return isinstance(error, OSError | asyncpg.InterfaceError) and not is_unsendable(error)
+
+
+def is_dead_connection(error: BaseException) -> bool:
+    """Whether a fresh connection may do what this one could not; most often it died while it lay idle."""
+    # Who has waited for an answer as long as one may does not wait again.
+    return is_connection_failure(error) and not isinstance(error, TimeoutError)
 
 
 def is_passing(error: BaseException) -> bool:
@@ -105,30 +117,10 @@ def is_passing(error: BaseException) -> bool:
     return is_connection_failure(error) or sqlstate(error).startswith(_PASSING_STATES)
 
 
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turn a failure that may pass into Unavailable; let every other error through."""
-    try:
-        yield
-    except Exception as error:
-        if is_passing(error):
-            raise Unavailable("The database did not answer in time; try again.") from error
-        raise
-
-
-async def patiently(read: Callable[[], Awaitable[T]]) -> T:
-    """Read, and once more when the pooled connection turns out to have died while it lay idle."""
-    with translated():
-        try:
-            return await read()
-        except DBAPIError as error:
-            if not is_connection_failure(error):
-                raise
-            return await read()
-
-
 def explain(error: BaseException) -> str | None:
-    """Why a database cannot be used at start, in words for the person who starts the program; None when unknown."""
+    """Why a database cannot be used, in words for the person who runs the program; None when unknown."""
+    if isinstance(error, NotConnected) and error.__cause__ is not None:
+        error = error.__cause__
     if isinstance(error, TimeoutError):
         return f"it did not answer within {CONNECT_TIMEOUT_S} s"
     if isinstance(error, OSError | DBAPIError | asyncpg.PostgresError):

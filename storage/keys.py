@@ -15,14 +15,13 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import Final
 
+import asyncpg
 from sqlalchemy import ARRAY, Text, any_, bindparam, insert, select, update
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from storage.batches import Batches
-from storage.database import patiently, translated
 from storage.errors import BadInput
 from storage.limits import check_name
+from storage.pool import Pool, compiled, translated
 from storage.tables import api_keys
 
 BELIEVED_S: Final = 5.0
@@ -60,8 +59,8 @@ class Key:
 class Keys:
     """Makes, finds and revokes API keys."""
 
-    def __init__(self, engine: AsyncEngine, clock: Callable[[], float] = time.monotonic) -> None:
-        self._engine = engine
+    def __init__(self, pool: Pool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._pool = pool
         self._clock = clock
         self._lookups = Batches(self._load)
         # In order of age, oldest first: what was looked up, and until when it is believed.
@@ -75,18 +74,11 @@ class Keys:
         if not permissions:
             raise BadInput("A key must have at least one permission.")
         key_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
-        row = {
-            "key_id": key_id,
-            "name": name,
-            "secret_hash": sha256(secret.encode()).digest(),
-            "permissions": sorted(permissions),
-            "created_at": datetime.now(UTC),
-        }
+        secret_hash = sha256(secret.encode()).digest()
         with translated():
             try:
-                async with self._engine.begin() as connection:
-                    await connection.execute(insert(api_keys).values(row))
-            except IntegrityError:
+                await self._pool.run(_INSERT, key_id, name, secret_hash, sorted(permissions), datetime.now(UTC), None)
+            except asyncpg.UniqueViolationError:
                 raise BadInput(
                     f'There is a key named "{name}" already; revoke it first, or choose another name.'
                 ) from None
@@ -95,22 +87,14 @@ class Keys:
     async def list(self) -> Sequence[Key]:
         """All keys, the revoked ones too, oldest first."""
         with translated():
-            async with self._engine.connect() as connection:
-                rows = await connection.execute(select(*_COLUMNS).order_by(api_keys.c.created_at, api_keys.c.key_id))
-                return [_key(*row) for row in rows]
+            return [_key(*row) for row in await self._pool.run(_ALL)]
 
     async def revoke(self, name: str) -> None:
         """Make a key open nothing any more; every process notices within ``BELIEVED_S`` seconds."""
         with translated():
-            async with self._engine.begin() as connection:
-                revoked = await connection.execute(
-                    update(api_keys)
-                    .where(api_keys.c.name == name, api_keys.c.revoked_at.is_(None))
-                    .values(revoked_at=datetime.now(UTC))
-                    .returning(api_keys.c.key_id)
-                )
-                if not revoked.all():
-                    raise BadInput(f'There is no key named "{name}" that could be revoked.')
+            revoked = await self._pool.run(_REVOKE, name, datetime.now(UTC))
+        if not revoked:
+            raise BadInput(f'There is no key named "{name}" that could be revoked.')
 
     async def find(self, text: str) -> Key | None:
         """The key that this text is, or None when it is none or no longer one."""
@@ -137,27 +121,26 @@ class Keys:
         return key
 
     async def _load(self, key_ids: Sequence[str]) -> dict[str, Key]:
-        async def read() -> dict[str, Key]:
-            async with self._engine.connect() as connection:
-                rows = await connection.execute(_BY_ID, {"key_ids": list(key_ids)})
-                return {row.key_id: _key(*row) for row in rows}
-
-        return await patiently(read)
+        return {row[0]: _key(*row) for row in await self._pool.read(_BY_ID, key_ids)}
 
     async def close(self) -> None:
         """Wait for what is under way."""
         await self._lookups.close()
 
 
-_COLUMNS: Final = (
-    api_keys.c.key_id,
-    api_keys.c.name,
-    api_keys.c.secret_hash,
-    api_keys.c.permissions,
-    api_keys.c.created_at,
-    api_keys.c.revoked_at,
+_columns = tuple(api_keys.c)
+_keys = select(*_columns)
+_BY_ID: Final = compiled(_keys.where(api_keys.c.key_id == any_(bindparam("key_ids", type_=ARRAY(Text)))), "key_ids")
+_ALL: Final = compiled(_keys.order_by(api_keys.c.created_at, api_keys.c.key_id))
+_INSERT: Final = compiled(insert(api_keys), *(column.name for column in _columns))
+_REVOKE: Final = compiled(
+    update(api_keys)
+    .where(api_keys.c.name == bindparam("named"), api_keys.c.revoked_at.is_(None))
+    .values(revoked_at=bindparam("revoked_at"))
+    .returning(api_keys.c.key_id),
+    "named",
+    "revoked_at",
 )
-_BY_ID: Final = select(*_COLUMNS).where(api_keys.c.key_id == any_(bindparam("key_ids", type_=ARRAY(Text))))
 
 
 def _key(

@@ -5,7 +5,6 @@ statuses; the diagram in ``docs/lifecycle.md`` is made from it.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
@@ -49,14 +48,16 @@ def decide(task: Task | None, command: Command, now: datetime) -> Task | None:
 
     The event that a report or a creation adds is the ``last_event`` of the task that comes back.
     """
+    if isinstance(command, Report):
+        if task is None:
+            raise TaskNotFound(command.task_id)
+        return _report(task, command, now)
     if isinstance(command, Create):
         return _create(task, command, now)
+    assert isinstance(command, Delete)
     if task is None:
         raise TaskNotFound(command.task_id)
-    if isinstance(command, Delete):
-        return None
-    assert isinstance(command, Report)
-    return _report(task, command, now)
+    return None
 
 
 def _create(task: Task | None, command: Create, now: datetime) -> Task:
@@ -91,20 +92,30 @@ def _report(task: Task, command: Report, now: datetime) -> Task:
     if task.seq >= SEQ_MAX:
         raise TooLarge(f'Task "{task.task_id}" has {SEQ_MAX} events and can take no more.')
     # Clocks jump, and machines disagree; the times of one task's events never run backwards.
-    now = max(now, task.updated_at)
-    changes: dict[str, Any] = {}
-    if status is not task.status:
-        changes[ENTERED_AT[status]] = now
+    if now < task.updated_at:
+        now = task.updated_at
     seq = task.seq + 1
-    return replace(
-        task,
-        status=status,
-        progress=task.progress if progress is None else progress,
-        seq=seq,
-        updated_at=now,
-        last_event=Event(task.task_id, seq, event_type, message, progress, command.metadata_json, now),
-        **changes,
+    event = Event(task.task_id, seq, event_type, message, progress, command.metadata_json, now)
+    # One after the other: a copy with changes by name takes five times as long, and most reports change no more.
+    reported = Task(
+        task.task_id,
+        status,
+        task.progress if progress is None else progress,
+        task.metadata,
+        seq,
+        task.created_by,
+        task.created_at,
+        now,
+        task.started_at,
+        task.completed_at,
+        task.failed_at,
+        task.canceled_at,
+        event,
     )
+    if status is task.status:
+        return reported
+    entered: dict[str, Any] = {ENTERED_AT[status]: now}
+    return reported._replace(**entered)
 
 
 def _meaning(command: Report) -> tuple[Move, EventType, str, int | None]:

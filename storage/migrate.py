@@ -2,11 +2,13 @@
 once.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -16,13 +18,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from storage.database import explain
 from storage.errors import StartupError
-
-T = TypeVar("T")
+from storage.pool import Pool
 
 # Any number will do, so long as every version of the program takes the same.
 _MIGRATION_LOCK: Final = 7_305_806_316
 # The first process may have a large table to rebuild while the others wait for it.
 MIGRATION_WAIT_MS: Final = 600_000
+# As Alembic keeps it.
+_REVISION: Final = "SELECT version_num FROM alembic_version"
 
 
 def config(connection: Connection | None = None) -> Config:
@@ -47,12 +50,16 @@ async def migrate(engine: AsyncEngine) -> tuple[str | None, str]:
 
     Both a migration and the wait for another process's may take as long as the engine lets them.
     """
-    return await _at_start(engine, _migrate)
+    with _explained():
+        async with engine.connect() as connection:
+            return await connection.run_sync(_migrate)
 
 
-async def require(engine: AsyncEngine) -> None:
+async def require(pool: Pool) -> None:
     """Refuse to start on another schema than the program's own."""
-    found = await _at_start(engine, _known_revision)
+    with _explained():
+        found = await current(pool)
+    _check_known(found)
     if found != head():
         raise StartupError(
             f"The database's schema is at {found or 'nothing'}, and this program works with {head()}. "
@@ -60,27 +67,27 @@ async def require(engine: AsyncEngine) -> None:
         )
 
 
-async def current(engine: AsyncEngine) -> str | None:
+async def current(pool: Pool) -> str | None:
     """The revision that the database is at; None when it has no schema."""
-    async with engine.connect() as connection:
-        return await connection.run_sync(_revision)
+    try:
+        return next((str(row[0]) for row in await pool.run(_REVISION)), None)
+    except asyncpg.UndefinedTableError:
+        return None
 
 
-def _known_revision(connection: Connection) -> str | None:
-    found = _revision(connection)
+def _check_known(found: str | None) -> None:
     known = {script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()}
     if found is not None and found not in known:
         raise StartupError(
             f"The database's schema ({found}) is newer than this program (which knows {head()} as the latest). "
             "Install the newer spectral-notify, or name another database."
         )
-    return found
 
 
-async def _at_start(engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
+@contextmanager
+def _explained() -> Iterator[None]:
     try:
-        async with engine.connect() as connection:
-            return await connection.run_sync(work)
+        yield
     except StartupError:
         raise
     except Exception as error:
@@ -90,15 +97,12 @@ async def _at_start(engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
         raise StartupError(f"The database cannot be used: {reason}. Check SPECTRAL_DATABASE_URL.") from error
 
 
-def _revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
-
-
 def _migrate(connection: Connection) -> tuple[str | None, str]:
     with connection.begin():
         # Held until the transaction ends, so it is given back whatever happens to this process.
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
-        before = _known_revision(connection)
+        before = MigrationContext.configure(connection).get_current_revision()
+        _check_known(before)
         if before != head():
             command.upgrade(config(connection), "head")
         return before, head()

@@ -6,16 +6,34 @@ ranges, of any tasks, is one query.
 
 import asyncio
 import base64
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from functools import cache
+from itertools import repeat
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ARRAY, BigInteger, Row, Text, any_, bindparam, func, literal, or_, select, tuple_, union_all
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    DateTime,
+    FromClause,
+    Text,
+    and_,
+    any_,
+    bindparam,
+    cast,
+    column,
+    func,
+    literal_column,
+    select,
+    true,
+    tuple_,
+    union_all,
+)
 
 from storage.batches import Batches
-from storage.database import patiently
 from storage.errors import BadInput, TooLarge
 from storage.limits import (
     HISTORY_PAGE_DEFAULT,
@@ -24,8 +42,9 @@ from storage.limits import (
     TASKS_PAGE_MAX,
     check_name,
 )
-from storage.tables import event_columns, event_of, task_columns, task_events, task_of, tasks
-from storage.task import Event, Status, Task
+from storage.pool import Pool, compiled
+from storage.tables import EVENT_TYPES, event_columns, event_of, task_columns, task_events, task_of, tasks
+from storage.task import Event, Json, Status, Task
 
 # Events in one chunk of a subscription's snapshot or of what it missed.
 LOG_CHUNK_EVENTS: Final = 500
@@ -55,29 +74,26 @@ class TaskPage:
     has_previous: bool
 
 
-@dataclass(slots=True)
-class _Events:
+class _Slice(NamedTuple):
     """The events of a range, or as many of them as may be held."""
 
-    events: tuple[Event, ...] = ()
-    cut: bool = False
+    events: tuple[Event, ...]
+    cut: bool
 
 
 class Reader:
     """Lookups that travel together, and the list."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        # A single statement is its own transaction; that saves two round trips.
-        self._single = engine.execution_options(isolation_level="AUTOCOMMIT")
-        # Two statements that must tell of the same instant.
-        self._instant = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
         self._tasks = Batches(self._load_tasks)
-        self._events = Batches(
-            self._load_events, weigh=lambda wanted: wanted[2] - wanted[1] + 1, weight_max=BATCH_EVENTS_MAX
+        self._single_events = Batches(self._load_single_events)
+        self._slices = Batches(
+            self._load_slices, weigh=lambda wanted: wanted[2] - wanted[1] + 1, weight_max=BATCH_EVENTS_MAX
         )
         self._logs = Batches(self._load_logs)
         # Reads that nothing can be batched with.
-        self._under_way: set[asyncio.Task[Sequence[Row[Any]]]] = set()
+        self._under_way: set[asyncio.Task[Sequence[Any]]] = set()
 
     async def task(self, task_id: str) -> Task | None:
         """The task with this ID, or None."""
@@ -88,7 +104,10 @@ class Reader:
         """The events from one number to another, both inclusive, oldest first."""
         if first_seq > last_seq:
             return ()
-        found = await self._events.get((task_id, first_seq, last_seq))
+        if first_seq == last_seq:
+            found = await self._single_events.get((task_id, first_seq))
+        else:
+            found = await self._slices.get((task_id, first_seq, last_seq))
         if found is None:
             return ()
         if found.cut:
@@ -106,51 +125,62 @@ class Reader:
         if not 1 <= first <= TASKS_PAGE_MAX:
             raise BadInput(f"first must be 1 to {TASKS_PAGE_MAX}, got {first}.")
         position = None if after is None else _position(after)
-        rows = () if statuses is not None and not statuses else await self._apart(_page(first + 1, position, statuses))
+        rows: Sequence[Any] = ()
+        if statuses is None or statuses:
+            wanted = () if statuses is None else sorted(set(statuses))
+            statement = _page(len(wanted), from_start=position is None)
+            rows = await self._apart(self._pool.read_list(statement, first + 1, *(position or ()), *wanted))
         return TaskPage(
             tuple(map(task_of, rows[:first])), has_next=len(rows) > first, has_previous=position is not None
         )
 
     async def count(self, statuses: Collection[Status] | None) -> int:
         """How many tasks there are. It costs a scan; ask only when somebody wants to know."""
-        statement = select(func.count()).select_from(tasks)
-        if statuses is not None:
-            statement = statement.where(tasks.c.status.in_([status.value for status in statuses]))
-        return int((await self._apart(statement))[0][0])
+        if statuses is None:
+            counting = self._pool.read_list(_COUNT)
+        else:
+            counting = self._pool.read_list(_COUNT_OF_STATUSES, list(statuses))
+        return int((await self._apart(counting))[0][0])
 
     async def close(self) -> None:
         """Wait for what is under way."""
-        for batches in (self._tasks, self._events, self._logs):
+        for batches in (self._tasks, self._single_events, self._slices, self._logs):
             await batches.close()
         while self._under_way:
             await asyncio.wait(self._under_way)
 
-    async def _apart(self, statement: Any) -> Sequence[Row[Any]]:
+    async def _apart(self, reading: Coroutine[Any, Any, Sequence[Any]]) -> Sequence[Any]:
         # In a task of its own: a caller who goes away leaves no connection in the middle of a statement.
-        task = asyncio.create_task(self._rows(statement))
+        task = asyncio.create_task(reading)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return await asyncio.shield(task)
 
-    async def _rows(self, statement: Any, parameters: Mapping[str, Any] | None = None) -> Sequence[Row[Any]]:
-        async def read() -> Sequence[Row[Any]]:
-            async with self._single.connect() as connection:
-                return (await connection.execute(statement, parameters)).all()
-
-        return await patiently(read)
-
     async def _load_tasks(self, task_ids: Sequence[str]) -> Mapping[str, Task]:
-        return {row.task_id: task_of(row) for row in await self._rows(_TASKS_BY_ID, {"task_ids": list(task_ids)})}
+        return {row[0]: task_of(row) for row in await self._pool.read(_TASKS, task_ids)}
 
-    async def _load_events(self, ranges: Sequence[Range]) -> Mapping[Range, _Events]:
-        return _by_range(ranges, await self._rows(_EVENTS_BY_RANGE, _range_parameters(ranges)))
+    async def _load_single_events(self, keys: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], _Slice]:
+        found = {}
+        for place, too_large, *row in await self._pool.read(_SINGLE_EVENTS, *zip(*keys, strict=True)):
+            key = keys[place - 1]
+            found[key] = _Slice((event_of(key[0], row),), too_large)
+        return found
+
+    async def _load_slices(self, ranges: Sequence[Range]) -> Mapping[Range, _Slice]:
+        found = {}
+        for place, *slice_ in await self._pool.read(_SLICES, *zip(*ranges, strict=True)):
+            key = ranges[place - 1]
+            found[key] = _slice_of(key[0], slice_)
+        return found
 
     async def _load_logs(self, keys: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], LogPage]:
-        async def read() -> Mapping[tuple[str, int], LogPage]:
-            async with self._instant.connect() as connection, connection.begin():
-                return await _logs(connection, keys)
-
-        return await patiently(read)
+        chunk = min(LOG_CHUNK_EVENTS, max(1, BATCH_EVENTS_MAX // len(keys)))
+        task_ids, seqs = zip(*keys, strict=True)
+        found = {}
+        for place, *row in await self._pool.read(_LOGS, task_ids, seqs, chunk):
+            key = keys[place - 1]
+            found[key] = LogPage(task_of(row[: len(task_columns)]), _slice_of(key[0], row[len(task_columns) :]).events)
+        return found
 
 
 def history_range(
@@ -198,81 +228,120 @@ def _position(text: str) -> tuple[datetime, str]:
         raise BadInput("after must be an endCursor or a cursor that this list gave, got something else.") from None
 
 
-_TASKS_BY_ID: Final = select(*task_columns).where(tasks.c.task_id == any_(bindparam("task_ids", type_=ARRAY(Text))))
+def _slice_of(task_id: str, row: Sequence[Any]) -> _Slice:
+    """The events that a row of arrays is: one for each of the columns of events, all as long."""
+    cut, seqs, event_types, messages, progresses, metadata, timestamps = row
+    if seqs is None:
+        return _Slice((), False)
+    events = tuple(
+        map(
+            Event,
+            repeat(task_id),
+            seqs,
+            map(EVENT_TYPES.__getitem__, event_types),
+            messages,
+            progresses,
+            [None if text is None else Json(text) for text in metadata],
+            timestamps,
+        )
+    )
+    # The last one shows that it is one too many; but the first comes whatever its size: there must be something to go
+    # on from.
+    return _Slice(events[:-1] if cut and len(events) > 1 else events, cut)
 
-_wanted = select(
-    func.unnest(bindparam("task_ids", type_=ARRAY(Text))).label("task_id"),
-    func.unnest(bindparam("first_seqs", type_=ARRAY(BigInteger))).label("first_seq"),
-    func.unnest(bindparam("last_seqs", type_=ARRAY(BigInteger))).label("last_seq"),
-).subquery("wanted")
-_slice = (
-    select(
-        *event_columns,
-        func.sum(task_events.c.size).over(order_by=task_events.c.seq).label("bytes"),
-        func.sum(task_events.c.size).over().label("bytes_all"),
+
+def _wanted(**kinds: Any) -> Any:
+    """Rows made from arrays, numbered from 1: arrays cost less to send and to bring than rows do."""
+    arrays = (bindparam(f"{name}s", type_=ARRAY(kind)) for name, kind in kinds.items())
+    columns = (column(name, kind) for name, kind in kinds.items())
+    rows = func.unnest(*arrays).table_valued(*columns, with_ordinality="place", name="wanted")
+    return rows.render_derived()
+
+
+def _task_of(wanted: Any) -> FromClause:
+    # Run for each row of what is wanted, which is what the LIMIT is for. It could be had by a join of all tasks
+    # otherwise, and would be when they were few at the time of planning.
+    one = select(*task_columns).where(tasks.c.task_id == wanted.c.task_id).limit(literal_column("1"))
+    return one.lateral("task")
+
+
+def _slice_after(wanted: Any, numbers: ColumnElement[bool]) -> FromClause:
+    """One row of arrays: the events of these numbers up to the first that is one too many."""
+    bytes_so_far = func.sum(task_events.c.size).over(order_by=task_events.c.seq, rows=(None, 0))
+    slice_ = (
+        select(task_events, bytes_so_far.label("bytes"))
+        .where(task_events.c.task_id == wanted.c.task_id, numbers)
+        .order_by(task_events.c.seq)
+        .correlate(wanted)
+        .subquery("slice")
     )
-    .where(
-        task_events.c.task_id == _wanted.c.task_id,
-        task_events.c.seq.between(_wanted.c.first_seq, _wanted.c.last_seq),
+    arrays = (
+        func.array_agg(cast(slice_.c[name], Text) if name == "metadata" else slice_.c[name]).label(name)
+        for name in Event._fields[1:]
     )
-    .order_by(task_events.c.seq)
-    .lateral("slice")
+    within = slice_.c.bytes - slice_.c.size <= _bytes_max
+    return select((func.max(slice_.c.bytes) > _bytes_max).label("cut"), *arrays).where(within).lateral("events")
+
+
+_bytes_max: Final[ColumnElement[int]] = literal_column(str(EVENTS_BYTES_MAX))
+_ids = _wanted(task_id=Text)
+_numbers = _wanted(task_id=Text, seq=BigInteger)
+_ranges = _wanted(task_id=Text, first_seq=BigInteger, last_seq=BigInteger)
+_task = _task_of(_ids)
+_task_at = _task_of(_numbers)
+_event = (
+    select((task_events.c.size > _bytes_max).label("too_large"), *event_columns)
+    .where(task_events.c.task_id == _numbers.c.task_id, task_events.c.seq == _numbers.c.seq)
+    .limit(literal_column("1"))
+    .lateral("event")
 )
-# The first event of a range comes whatever its size: there must be something to go on from.
-_EVENTS_BY_RANGE: Final = select(
-    _wanted.c.first_seq,
-    _wanted.c.last_seq,
-    _slice.c.bytes_all > EVENTS_BYTES_MAX,
-    *(_slice.c[column.name] for column in event_columns),
-).select_from(_wanted.join(_slice, or_(_slice.c.bytes <= EVENTS_BYTES_MAX, _slice.c.seq == _wanted.c.first_seq)))
+_slice = _slice_after(_ranges, task_events.c.seq.between(_ranges.c.first_seq, _ranges.c.last_seq))
+_chunk = _slice_after(
+    _numbers,
+    and_(
+        task_events.c.seq > _numbers.c.seq,
+        task_events.c.seq <= _numbers.c.seq + bindparam("chunk", type_=BigInteger),
+    ),
+)
+
+_TASKS: Final = compiled(select(_task).select_from(_ids.join(_task, true())), "task_ids")
+_SINGLE_EVENTS: Final = compiled(
+    select(_numbers.c.place, _event).select_from(_numbers.join(_event, true())), "task_ids", "seqs"
+)
+_SLICES: Final = compiled(
+    select(_ranges.c.place, _slice).select_from(_ranges.join(_slice, true())), "task_ids", "first_seqs", "last_seqs"
+)
+# One statement, so that tasks and events are of the same instant.
+_LOGS: Final = compiled(
+    select(_numbers.c.place, _task_at, _chunk).select_from(_numbers.join(_task_at, true()).join(_chunk, true())),
+    "task_ids",
+    "seqs",
+    "chunk",
+)
+_count = select(func.count()).select_from(tasks)
+_COUNT: Final = compiled(_count)
+_COUNT_OF_STATUSES: Final = compiled(
+    _count.where(tasks.c.status == any_(bindparam("statuses", type_=ARRAY(Text)))), "statuses"
+)
 
 
-def _range_parameters(ranges: Sequence[Range]) -> dict[str, list[Any]]:
-    task_ids, first_seqs, last_seqs = zip(*ranges, strict=True)
-    return {"task_ids": list(task_ids), "first_seqs": list(first_seqs), "last_seqs": list(last_seqs)}
-
-
-def _by_range(ranges: Sequence[Range], rows: Iterable[Sequence[Any]]) -> Mapping[Range, _Events]:
-    found: dict[Range, list[Event]] = {key: [] for key in ranges}
-    cut: set[Range] = set()
-    for row in rows:
-        event = event_of(row[3:])
-        key = (event.task_id, row[0], row[1])
-        found[key].append(event)
-        if row[2]:
-            cut.add(key)
-    return {key: _Events(tuple(events), key in cut) for key, events in found.items()}
-
-
-async def _logs(connection: AsyncConnection, keys: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], LogPage]:
-    rows = await connection.execute(_TASKS_BY_ID, {"task_ids": list({task_id for task_id, _ in keys})})
-    known = {row.task_id: task_of(row) for row in rows}
-    chunk = min(LOG_CHUNK_EVENTS, max(1, BATCH_EVENTS_MAX // len(keys)))
-    ranges = {
-        (task_id, seq): (task_id, seq + 1, min(known[task_id].seq, seq + chunk))
-        for task_id, seq in keys
-        if task_id in known and seq < known[task_id].seq
-    }
-    events: Mapping[Range, _Events] = {}
-    if ranges:
-        wanted = list(ranges.values())
-        events = _by_range(wanted, await connection.execute(_EVENTS_BY_RANGE, _range_parameters(wanted)))
-    return {
-        key: LogPage(known[key[0]], events[ranges[key]].events if key in ranges else ())
-        for key in keys
-        if key[0] in known
-    }
-
-
-def _page(limit: int, position: tuple[datetime, str] | None, statuses: Collection[Status] | None) -> Any:
+@cache
+def _page(statuses: int, *, from_start: bool) -> str:
+    """The statement for a page of the list: of all tasks, or of those in so many statuses."""
     order = (tasks.c.created_at.desc(), tasks.c.task_id.desc())
+    limit = bindparam("limit", type_=BigInteger)
     newest = select(*task_columns).order_by(*order).limit(limit)
-    if position is not None:
-        newest = newest.where(tuple_(tasks.c.created_at, tasks.c.task_id) < tuple_(*map(literal, position)))
-    if statuses is None:
-        return newest
+    names = ["limit"]
+    if not from_start:
+        position = bindparam("created_at", type_=DateTime(timezone=True)), bindparam("task_id", type_=Text)
+        newest = newest.where(tuple_(tasks.c.created_at, tasks.c.task_id) < tuple_(*position))
+        names += ["created_at", "task_id"]
+    if not statuses:
+        return compiled(newest, *names)
     # The newest of each status, each from its own index, then the newest of those. One scan for several statuses would
     # walk past every task that has none of them.
-    found = [newest.where(tasks.c.status == status.value).subquery() for status in sorted(set(statuses))]
+    of_status = [f"status_{number}" for number in range(statuses)]
+    found = [newest.where(tasks.c.status == bindparam(name, type_=Text)).subquery() for name in of_status]
     merged = union_all(*(select(part) for part in found)).subquery()
-    return select(merged).order_by(merged.c.created_at.desc(), merged.c.task_id.desc()).limit(limit)
+    newest = select(merged).order_by(merged.c.created_at.desc(), merged.c.task_id.desc()).limit(limit)
+    return compiled(newest, *names, *of_status)

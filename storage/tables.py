@@ -5,8 +5,8 @@ their task: the writer adds and removes both under the task's row lock, and a fo
 more for each event.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -123,34 +123,23 @@ def _read(column: Column[Any]) -> ColumnElement[Any]:
     return cast(column, Text).label(column.name) if isinstance(column.type, JSONB) else column
 
 
-# What is read of a task, and of an event.
+# What is read of a task, and of an event beside the task that it is of.
 task_columns = [_read(column) for column in tasks.c]
-event_columns = [_read(task_events.c[name]) for name in Event.__slots__]
+event_columns = [_read(task_events.c[name]) for name in Event._fields[1:]]
+
+STATUSES: Final[Mapping[str, Status]] = {status.value: status for status in Status}
+EVENT_TYPES: Final[Mapping[str, EventType]] = {event_type.value: event_type for event_type in EventType}
 
 
-def task_of(row: Sequence[Any]) -> Task:
+def task_of(row: Iterable[Any]) -> Task:
     """The task that a row of ``task_columns`` is."""
-    task_id, status, progress, metadata, seq, created_by, *times = row
-    created_at, updated_at, started_at, completed_at, failed_at, canceled_at = times
-    return Task(
-        task_id,
-        Status(status),
-        progress,
-        None if metadata is None else Json(metadata),
-        seq,
-        created_by,
-        created_at,
-        updated_at,
-        started_at,
-        completed_at,
-        failed_at,
-        canceled_at,
-        last_event=None,
-    )
-
-
-def event_of(row: Sequence[Any]) -> Event:
-    """The event that a row of ``event_columns`` is."""
-    task_id, seq, event_type, message, progress, metadata, timestamp = row
+    task_id, status, progress, metadata, *rest = row
     text = None if metadata is None else Json(metadata)
-    return Event(task_id, seq, EventType(event_type), message, progress, text, timestamp)
+    return Task._make((task_id, STATUSES[status], progress, text, *rest, None))
+
+
+def event_of(task_id: str, row: Iterable[Any]) -> Event:
+    """The event that a row of ``event_columns`` is."""
+    seq, event_type, message, progress, metadata, timestamp = row
+    text = None if metadata is None else Json(metadata)
+    return Event(task_id, seq, EVENT_TYPES[event_type], message, progress, text, timestamp)

@@ -1,4 +1,5 @@
-"""What a task is: frozen values, made by the rules and read from the log.
+"""What a task is: frozen values, made by the rules and read from the log. Tasks and events are made by the thousand, so
+they are tuples with names, which cost the least to make.
 
 A task is the fold of its events. ``Task.seq`` is the number of its latest event, and the numbers of one task's events
 are 1, 2, 3 … without a gap, so whoever holds events up to some number knows whether anything is missing.
@@ -7,7 +8,7 @@ are 1, 2, 3 … without a gap, so whoever holds events up to some number knows w
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -66,8 +67,7 @@ class Json(str):
         return orjson.loads(self.encode())
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One line of a task's log. It never changes."""
 
     task_id: str
@@ -79,8 +79,7 @@ class Event:
     timestamp: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """A task as it was when its latest event was number ``seq``."""
 
     task_id: str

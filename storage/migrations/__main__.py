@@ -21,9 +21,7 @@ async def write_migration(message: str) -> None:
     """Bring an empty database to the newest revision, compare it with the tables, and write what is missing."""
     with tempfile.TemporaryDirectory() as folder:
         async with embedded_postgres(Path(folder) / "data", role="command") as url:
-            engine = open_engine(
-                url, connections_max=2, pool_wait_s=5, statement_timeout_ms=60_000, lock_timeout_ms=60_000
-            )
+            engine = open_engine(url, statement_timeout_ms=60_000, lock_timeout_ms=60_000)
             try:
                 await migrate(engine)
                 async with engine.connect() as connection:

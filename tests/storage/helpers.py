@@ -6,11 +6,10 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.util import await_only
+import pytest
 
 from storage import AddEvent, Command, Event, EventType, Storage, Task, Update, Watch, open_storage
+from storage.pool import Connection, Pool
 from tests.postgres import session
 
 # The message of every first event.
@@ -108,7 +107,7 @@ async def kill_connections(database: str) -> int:
 
 @dataclass
 class Spy:
-    """What an engine was asked to do."""
+    """What a pool was asked to do."""
 
     statements: list[str] = field(default_factory=list)
     commits: int = 0
@@ -125,20 +124,20 @@ def spied(storage: Storage) -> Iterator[Spy]:
     """Write down what a storage asks of its database."""
     spy = Spy()
 
-    def on_statement(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        spy.statements.append(statement)
+    async def on_statement(_: Connection, statement: str) -> None:
+        if statement == "COMMIT":
+            spy.commits += 1
+        elif statement not in ("BEGIN", "ROLLBACK"):
+            spy.statements.append(statement)
 
-    def on_commit(_connection: Any) -> None:
-        spy.commits += 1
+    acquire = Pool.acquire
 
-    def on_checkout(*_: Any) -> None:
-        spy.connections += 1
+    async def on_acquire(pool: Pool) -> Connection:
+        spy.connections += pool is storage.pool
+        return await acquire(pool)
 
-    with (
-        _listening(storage.engine, "before_cursor_execute", on_statement),
-        _listening(storage.engine, "commit", on_commit),
-        _listening(storage.engine, "checkout", on_checkout),
-    ):
+    with _before_each(storage, on_statement), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pool, "acquire", on_acquire)
         yield spy
 
 
@@ -146,31 +145,30 @@ def spied(storage: Storage) -> Iterator[Spy]:
 def at_commit(storage: Storage, act: Callable[[Any], Awaitable[object]]) -> Iterator[None]:
     """Do something with the driver's connection just before it commits."""
 
-    def on_commit(connection: Any) -> None:
-        await_only(act(connection.connection.driver_connection))
+    async def on_statement(connection: Connection, statement: str) -> None:
+        if statement == "COMMIT":
+            await act(connection.driver)
 
-    with _listening(storage.engine, "commit", on_commit):
+    with _before_each(storage, on_statement):
         yield
 
 
 @contextmanager
-def before_statement(storage: Storage, words: str, act: Callable[[], Awaitable[object]]) -> Iterator[None]:
-    """Do something once, just before a statement that holds these words."""
-    pending = [act]
+def _before_each(storage: Storage, act: Callable[[Connection, str], Awaitable[None]]) -> Iterator[None]:
+    """Do something before each statement, and before each of those that begin and end transactions."""
+    run, say = Connection.run, Connection._say
 
-    def on_statement(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if words in statement and pending:
-            await_only(pending.pop()())
+    async def on_run(connection: Connection, statement: str, *arguments: Any) -> list[Any]:
+        if connection in storage.pool:
+            await act(connection, statement)
+        return await run(connection, statement, *arguments)
 
-    with _listening(storage.engine, "before_cursor_execute", on_statement):
+    async def on_say(connection: Connection, words: str) -> None:
+        if connection in storage.pool:
+            await act(connection, words)
+        await say(connection, words)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Connection, "run", on_run)
+        patch.setattr(Connection, "_say", on_say)
         yield
-    assert not pending
-
-
-@contextmanager
-def _listening(engine: AsyncEngine, name: str, listener: Callable[..., None]) -> Iterator[None]:
-    event.listen(engine.sync_engine, name, listener)
-    try:
-        yield
-    finally:
-        event.remove(engine.sync_engine, name, listener)

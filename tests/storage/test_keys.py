@@ -24,7 +24,7 @@ class Clock:
 
 def another_process(storage: Storage, clock: Clock) -> Keys:
     """What another process, which remembers nothing yet, knows of the keys."""
-    return Keys(storage.engine, clock)
+    return Keys(storage.pool, clock)
 
 
 async def test_a_key_is_found_by_its_text_and_has_its_name_and_permissions(database: str) -> None:

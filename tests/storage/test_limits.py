@@ -1,6 +1,5 @@
 """What passes the checks comes back from PostgreSQL as it was."""
 
-from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -48,7 +47,7 @@ async def _come_back(storage: Storage, task_id: str, values: list[tuple[str, Any
     assert (task.task_id, task.created_by) == (task_id, first_text[:255] or None)
     assert plain(task.metadata) == plain(created.metadata) == canonical(first_json)
     told = [created.last_event, *(answer.last_event for answer in answers)]
-    assert [replace(event, metadata=None) for event in events] == [replace(event, metadata=None) for event in told]
+    assert [event._replace(metadata=None) for event in events] == [event._replace(metadata=None) for event in told]
     assert [event.message for event in events[1:]] == [text for text, _ in values]
     # Both who wrote and who reads get what was given.
     expected = [canonical(metadata) for metadata in (first_json, *(metadata for _, metadata in values))]

@@ -210,7 +210,7 @@ async def test_readiness_tells_what_is_missing(database: str) -> None:
 async def test_readiness_tells_that_the_database_is_gone(database: str) -> None:
     async with open_storage(database, upgrade=False, connections_max=1, pool_wait_s=0) as storage:
         # Where a server restarts or a network breaks, there is no connection to be had either.
-        async with storage.engine.connect():
+        async with storage.pool.connection():
             assert await storage.check() == {"database": False, "migrations": False, "writer": True}
         assert await storage.check() == {"database": True, "migrations": True, "writer": True}
 

@@ -155,7 +155,7 @@ class Slow(Reader):
     """A reader whose answers reach their reader only after something else has happened."""
 
     def __init__(self, storage: Storage) -> None:
-        super().__init__(storage.engine)
+        super().__init__(storage.pool)
         self.before_task: list[Any] = []
         self.after_task: list[Any] = []
         self.before_log: list[Any] = []

@@ -128,7 +128,7 @@ async def test_a_refusal_concerns_its_own_command_alone(database: str) -> None:
         ]
         assert spy.commits == 1
         task, events = await task_and_log(storage)
-        assert task == replace(outcomes[6], last_event=None)
+        assert task == outcomes[6]._replace(last_event=None)
         assert [outcomes[index].last_event for index in (0, 5, 6)] == events
         assert await messages(storage, "done") == [CREATED]
         assert await messages(storage, "other") == [CREATED]
@@ -233,7 +233,7 @@ async def test_a_task_that_replaces_another_in_the_same_group_has_another_time_o
         outcomes = await submit(storage, *[Create(task_id="T"), note(), Delete(task_id="T")] * 3, Create(task_id="T"))
         births = [outcomes[index].created_at for index in (0, 3, 6, 9)]
         assert births == sorted(set(births))
-        assert await task_and_log(storage) == (replace(outcomes[9], last_event=None), [outcomes[9].last_event])
+        assert await task_and_log(storage) == (outcomes[9]._replace(last_event=None), [outcomes[9].last_event])
 
 
 async def test_times_do_not_run_backwards_when_the_clock_does(database: str) -> None:
@@ -241,7 +241,7 @@ async def test_times_do_not_run_backwards_when_the_clock_does(database: str) -> 
     clock = iter([noon, noon - timedelta(hours=1), noon + timedelta(hours=1)])
     async with open_storage(database, upgrade=False) as storage:
         writer = Writer(
-            storage.engine,
+            storage.pool,
             storage.feed,
             group_commands_max=10,
             waiting_commands_max=10,

@@ -5,8 +5,8 @@ import logging
 from contextlib import aclosing
 from typing import Any, Final
 
+import asyncpg
 import pytest
-from sqlalchemy.exc import DBAPIError
 
 from storage import (
     AddEvent,
@@ -66,7 +66,7 @@ async def test_when_the_database_refuses_a_group_only_the_culprit_fails(
             good, bad, after = await submit(storage, note(message="before"), culprit, note(message="after"))
             assert (good.seq, after.seq) == (2, 3)
             # It is none of the refusals: something is wrong with the program.
-            assert isinstance(bad, DBAPIError)
+            assert isinstance(bad, asyncpg.PostgresError | asyncpg.InterfaceError)
             assert await messages(storage) == [CREATED, "before", "after"]
             # And heard of once.
             updates = await subscriber.take()
@@ -88,7 +88,7 @@ async def test_each_command_of_a_group_that_the_database_refuses_is_tried_alone_
                 " CREATE TRIGGER refuse BEFORE INSERT ON task_events FOR EACH ROW EXECUTE FUNCTION refuse()"
             )
             outcomes = await submit(storage, note(message="bad"), note(message="a"), note(message="b"))
-            assert [isinstance(outcome, DBAPIError) for outcome in outcomes] == [True, False, False]
+            assert [isinstance(outcome, asyncpg.PostgresError) for outcome in outcomes] == [True, False, False]
             # One in the group, which ends there; then each of the three alone.
             assert await other.fetchval("SELECT last_value FROM tries") == 4
         assert await messages(storage) == [CREATED, "a", "b"]
@@ -110,7 +110,7 @@ async def test_what_clients_sent_stays_out_of_the_log(database: str, caplog: pyt
     async with open_storage(database, upgrade=False) as storage:
         await submit(storage, Create(task_id="T"))
         outcomes = await submit(storage, note(), note(message="my secret", metadata="my secret"))
-        assert isinstance(outcomes[1], DBAPIError)
+        assert isinstance(outcomes[1], asyncpg.PostgresError)
         assert "my secret" not in str(outcomes[1])
     assert "seq" in caplog.text
     assert "my secret" not in caplog.text

@@ -1,0 +1,314 @@
+"""What a group of commands does, all but its commit: lock the tasks' rows, let the rules decide, write what came of it.
+
+The number of statements does not depend on the size of the group, and nothing is done per command that can be done per
+group. A group that locks one row, or reports one thing, is most common when little happens: it has statements of its
+own, without arrays.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import (
+    ARRAY,
+    Column,
+    ColumnElement,
+    FromClause,
+    Text,
+    any_,
+    bindparam,
+    cast,
+    column,
+    delete,
+    func,
+    literal_column,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB, array, insert
+from sqlalchemy.types import TypeEngine
+
+from storage.commands import Command, Create, Report, size_of
+from storage.errors import IdempotencyConflict, Refusal
+from storage.lifecycle import decide
+from storage.pool import Connection, compiled
+from storage.tables import task_columns, task_events, task_of, tasks
+from storage.task import Event, Task, Update, UpdateType, update_of
+
+Outcome = Task | Refusal | None
+"""What a command made of its task (None: it is deleted), or why it did not."""
+
+
+@dataclass(slots=True)
+class _Row:
+    """A task as a group finds it, and as the rules leave it."""
+
+    # Whether the table holds a row for it, from before or inserted by this group.
+    stored: bool
+    # The task after the commands folded so far; None when there is none.
+    task: Task | None
+    # Idempotency keys that are taken, with what each stands for.
+    keys: dict[str, bytes] = field(default_factory=dict)
+    # Whether the stored row and its events must go, whatever is made under the same ID afterwards.
+    deleted: bool = False
+    # Whether the stored row is older than `task`.
+    changed: bool = False
+    # The command that made the task, when it was made in this group.
+    creation: Create | None = None
+    # The events that the group adds, and the command that each came from.
+    events: list[Event] = field(default_factory=list)
+    commands: list[Create | Report] = field(default_factory=list)
+    # Deletions, each with the events that went with it.
+    updates: list[Update] = field(default_factory=list)
+
+
+async def write(
+    connection: Connection, commands: Sequence[Command], now: datetime
+) -> tuple[list[Outcome], list[Update]]:
+    """Do what the commands ask, in the transaction that is open; return what came of each, and what to publish, both
+    true once the transaction is committed.
+    """
+    rows = await _insert_new(connection, commands, now)
+    await _lock_old(connection, commands, rows)
+    await _look_up_keys(connection, commands, rows)
+    outcomes: list[Outcome] = []
+    for command in commands:
+        try:
+            outcomes.append(_fold(rows[command.task_id], command, now))
+        except Refusal as refusal:
+            outcomes.append(refusal)
+    await _store(connection, rows)
+    updates: list[Update] = []
+    for row in rows.values():
+        updates += row.updates
+        if row.task is not None and row.events:
+            updates.append(update_of(row.task, tuple(row.events), sum(map(size_of, row.commands))))
+    return outcomes, updates
+
+
+async def _insert_new(connection: Connection, commands: Sequence[Command], now: datetime) -> dict[str, _Row]:
+    """Insert a row for each task that the group creates first of all; return those that were new."""
+    born: dict[str, Task] = {}
+    for command in commands:
+        if isinstance(command, Create) and command.task_id not in born:
+            task = decide(None, command, now)
+            assert task is not None
+            born[task.task_id] = task
+    if not born:
+        return {}
+    inserted = await connection.run(_INSERT_NEW_TASKS, *_task_arrays(born.values()))
+    # The rules have not seen the command yet: as far as they know, there is no task.
+    return {task_id: _Row(True, None) for (task_id,) in inserted}
+
+
+async def _lock_old(connection: Connection, commands: Sequence[Command], rows: dict[str, _Row]) -> None:
+    """Lock the row of every other task that the group names; add what is found, and what is not."""
+    wanted = {command.task_id for command in commands}
+    wanted.difference_update(rows)
+    if not wanted:
+        return
+    if len(wanted) == 1:
+        found = await connection.run(_LOCK_ONE, *wanted)
+    else:
+        found = await connection.run(_LOCK, list(wanted))
+    for task in map(task_of, found):
+        rows[task.task_id] = _Row(True, task)
+    for task_id in wanted.difference(rows):
+        rows[task_id] = _Row(False, None)
+
+
+async def _look_up_keys(connection: Connection, commands: Sequence[Command], rows: dict[str, _Row]) -> None:
+    """Find which of the group's idempotency keys were used before. The rows are locked, so the answer stays true."""
+    wanted = {
+        (command.task_id, command.idempotency_key)
+        for command in commands
+        if isinstance(command, Report)
+        and command.idempotency_key is not None
+        and rows[command.task_id].task is not None
+    }
+    if not wanted:
+        return
+    for task_id, key, fingerprint in await connection.run(_USED_KEYS, *zip(*wanted, strict=True)):
+        rows[task_id].keys[key] = fingerprint
+
+
+def _fold(row: _Row, command: Command, now: datetime) -> Task | None:
+    """Let the rules apply a command to what the commands before it left."""
+    key = command.idempotency_key if isinstance(command, Report) else None
+    if key is not None and row.task is not None and (taken := row.keys.get(key)) is not None:
+        assert isinstance(command, Report)
+        if taken != command.fingerprint():
+            raise IdempotencyConflict(command.task_id, key)
+        return row.task
+    # The time of birth tells a task from one that was deleted before it, so they must differ within a group too.
+    task = decide(row.task, command, now + timedelta(microseconds=len(row.updates)) if row.updates else now)
+    if task is None:
+        assert row.task is not None
+        size = sum(map(size_of, row.commands))
+        row.updates.append(Update(UpdateType.DELETE, row.task, tuple(row.events), size))
+        row.task, row.deleted, row.creation = None, True, None
+        row.events.clear()
+        row.commands.clear()
+        row.keys.clear()
+        return None
+    assert task.last_event is not None
+    row.task = task
+    row.events.append(task.last_event)
+    if isinstance(command, Report):
+        row.commands.append(command)
+        row.changed = True
+        if key is not None:
+            row.keys[key] = command.fingerprint()
+    else:
+        assert isinstance(command, Create)
+        row.commands.append(command)
+        row.creation = command
+    return task
+
+
+async def _store(connection: Connection, rows: dict[str, _Row]) -> None:
+    """Write what the fold left, with at most one statement of a kind, whatever the size of the group."""
+    deleted: list[str] = []
+    created: list[Task] = []
+    changed: list[Task] = []
+    events: list[Event] = []
+    commands: list[Create | Report] = []
+    for task_id, row in rows.items():
+        gone = row.stored and row.deleted
+        if gone:
+            deleted.append(task_id)
+        if row.task is None:
+            continue
+        if row.creation is not None and (gone or not row.stored):
+            # Created after a deletion: in this group, or by somebody between our insert and our lock. Should yet
+            # another have created it by now, the key refuses this statement, and each command of the group tries alone.
+            created.append(row.task)
+        elif row.changed:
+            changed.append(row.task)
+        events += row.events
+        commands += row.commands
+    if deleted:
+        await connection.run(_DELETE_EVENTS, deleted)
+        await connection.run(_DELETE_TASKS, deleted)
+    if created:
+        await connection.run(_INSERT_TASKS, *_task_arrays(created))
+    if len(changed) == len(events) == 1:
+        (command,) = commands
+        await connection.run(_REPORT_ONE, *_changing(changed[0]), *events[0], *_key(command))
+    elif events:
+        arrays = (*zip(*events, strict=True), *zip(*map(_key, commands), strict=True))
+        if changed:
+            await connection.run(_REPORT, *_changing(tuple(zip(*changed, strict=True))), *arrays)
+        else:
+            await connection.run(_INSERT_EVENTS, *arrays)
+
+
+def _task_arrays(born: Iterable[Task]) -> Iterable[Sequence[Any]]:
+    """The columns of tasks; not the last event."""
+    # In order of task_id, as rows are locked: two processes that create the same tasks never wait for each other.
+    *columns, _ = zip(*sorted(born, key=lambda task: task.task_id), strict=True)
+    return columns
+
+
+def _changing(task: Sequence[Any]) -> Iterable[Any]:
+    """Of a task's fields, or of columns in the same order, those that a report changes, after the ID."""
+    return (*task[:3], task[4], *task[7:12])
+
+
+def _key(command: Create | Report) -> tuple[str | None, bytes | None]:
+    if isinstance(command, Report) and command.idempotency_key is not None:
+        return command.idempotency_key, command.fingerprint()
+    return None, None
+
+
+_CHANGING: Final = tuple(_changing(Task._fields))
+_EVENT: Final = (*Event._fields, "idempotency_key", "fingerprint")
+
+
+def _sent(prefix: str, columns: Sequence[Column[Any]], *, many: bool) -> FromClause:
+    """A row made from one parameter for each column, or rows made from arrays. JSON travels as text."""
+
+    def kind(of: Column[Any]) -> TypeEngine[Any]:
+        # Without the column's collation: an array's type has none to name.
+        return Text() if isinstance(of.type, JSONB | Text) else of.type
+
+    items: list[ColumnElement[Any]]
+    if many:
+        arrays = (bindparam(f"{prefix}_{one.name}", type_=ARRAY(kind(one))) for one in columns)
+        rows = func.unnest(*arrays).table_valued(*(column(one.name, kind(one)) for one in columns), name="sent")
+        rows = rows.render_derived()
+        items = [rows.c[one.name] for one in columns]
+    else:
+        items = [cast(bindparam(f"{prefix}_{one.name}", type_=kind(one)), kind(one)) for one in columns]
+    return select(
+        *(
+            (cast(item, JSONB) if isinstance(one.type, JSONB) else item).label(one.name)
+            for one, item in zip(columns, items, strict=True)
+        )
+    ).subquery(prefix)
+
+
+def _insert_tasks() -> Any:
+    return insert(tasks).from_select(tasks.c.keys(), select(_sent("task", list(tasks.c), many=True)))
+
+
+def _insert_events(*, many: bool) -> Any:
+    sent = _sent("event", [task_events.c[name] for name in _EVENT], many=many)
+    # As it will be read: PostgreSQL writes 1e308 out in full.
+    of_metadata = func.coalesce(func.octet_length(cast(sent.c.metadata, Text)), literal_column("0"))
+    size = func.octet_length(sent.c.message) + of_metadata
+    return insert(task_events).from_select([*_EVENT, "size"], select(sent, size))
+
+
+def _report(*, many: bool) -> Any:
+    """Update tasks and insert their events in one statement."""
+    sent = _sent("task", [tasks.c[name] for name in _CHANGING], many=many)
+    # Not simply equal: that could be had by joining all tasks, and would be when they were few at the time of planning.
+    same = tasks.c.task_id == any_(array([sent.c.task_id]))
+    changed = update(tasks).where(same).values({name: sent.c[name] for name in _CHANGING[1:]})
+    return _insert_events(many=many).add_cte(changed.cte("changed"))
+
+
+def _names(prefix: str, columns: Iterable[str]) -> list[str]:
+    return [f"{prefix}_{name}" for name in columns]
+
+
+_ids = bindparam("task_ids", type_=ARRAY(Text))
+# Each of these is a subquery that is run for each row of another; that is what the LIMIT is for, where there is one.
+_id = func.unnest(_ids)
+_wanted = select(_id.label("task_id")).order_by(_id.collate("C")).subquery("wanted")
+_task = select(*task_columns).where(tasks.c.task_id == _wanted.c.task_id).with_for_update().lateral("task")
+_used = func.unnest(_ids, bindparam("keys", type_=ARRAY(Text))).table_valued("task_id", "key", name="used")
+_used = _used.render_derived()
+_event = (
+    select(task_events.c.fingerprint)
+    .where(task_events.c.task_id == _used.c.task_id, task_events.c.idempotency_key == _used.c.key)
+    .limit(literal_column("1"))
+    .lateral("event")
+)
+_gone = func.unnest(_ids).table_valued("task_id", name="gone").render_derived()
+
+# The lock of the whole design: in one place, and always in order of task_id, so that no two groups, of whatever
+# processes, can each hold a row that the other waits for.
+_LOCK: Final = compiled(select(_task).select_from(_wanted.join(_task, true())), "task_ids")
+_LOCK_ONE: Final = compiled(
+    select(*task_columns).where(tasks.c.task_id == bindparam("task_id")).with_for_update(), "task_id"
+)
+_USED_KEYS: Final = compiled(
+    select(_used.c.task_id, _used.c.key, _event.c.fingerprint).select_from(_used.join(_event, true())),
+    "task_ids",
+    "keys",
+)
+_INSERT_TASKS: Final = compiled(_insert_tasks(), *_names("task", tasks.c.keys()))
+_INSERT_NEW_TASKS: Final = compiled(
+    _insert_tasks().on_conflict_do_nothing().returning(tasks.c.task_id), *_names("task", tasks.c.keys())
+)
+_REPORT: Final = compiled(_report(many=True), *_names("task", _CHANGING), *_names("event", _EVENT))
+_REPORT_ONE: Final = compiled(_report(many=False), *_names("task", _CHANGING), *_names("event", _EVENT))
+_INSERT_EVENTS: Final = compiled(_insert_events(many=True), *_names("event", _EVENT))
+_DELETE_EVENTS: Final = compiled(
+    delete(task_events).where(task_events.c.task_id == any_(array([_gone.c.task_id]))), "task_ids"
+)
+_DELETE_TASKS: Final = compiled(delete(tasks).where(tasks.c.task_id == any_(array([_gone.c.task_id]))), "task_ids")

@@ -1,0 +1,244 @@
+"""The connections of a process: at most so many, each with the statements that it has prepared.
+
+Statements are written with SQLAlchemy and become text once, when the program starts; at run time there is the driver
+alone. A pool of our own, because the driver's takes as long to lend a connection as a statement takes to run.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final, TypeVar
+
+import asyncpg
+from sqlalchemy.dialects.postgresql.asyncpg import dialect
+from sqlalchemy.sql import ClauseElement
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from storage.database import driver_arguments, is_dead_connection, is_passing, is_unsendable
+from storage.errors import NotConnected, Unavailable
+
+T = TypeVar("T")
+
+# How long a session may take to end in order, before it is ended without.
+CLOSE_TIMEOUT_S: Final = 2
+NOT_IN_TIME: Final = "The database did not answer in time; try again."
+# Planning a statement takes as long as running it, so each is planned once, for any values. A plan that was made while
+# the tables were small would scan them when they are large, until somebody analyzes them: a hundred times slower at
+# 100,000 tasks. So there must be no plan but the one by the index, and each statement that names its rows is written so
+# that there is none. Those that list or count rows are planned each time, see `begin_list`.
+_PLANNING: Final = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "enable_bitmapscan": "off"}
+_BEGIN_LIST: Final = (
+    "BEGIN READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan;"
+    " SET LOCAL enable_seqscan = on; SET LOCAL enable_bitmapscan = on"
+)
+
+
+_DIALECT: Final = dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
+
+
+def compiled(statement: ClauseElement, *names: str) -> str:
+    """The text of a statement, whose parameters are $1, $2 … in the order of these names."""
+    result = statement.compile(dialect=_DIALECT)
+    assert isinstance(result, SQLCompiler)
+    found = result.positiontup or []
+    assert sorted(found) == sorted(names), f"{found} are not {names}"
+    return re.sub(r"\$(\d+)", lambda place: f"${names.index(found[int(place[1]) - 1]) + 1}", str(result))
+
+
+class Connection:
+    """A session. Each statement is prepared when it first comes, and kept."""
+
+    __slots__ = ("_prepared", "driver", "interrupted")
+
+    def __init__(self, driver: Any) -> None:
+        self.driver = driver
+        self._prepared: dict[str, Any] = {}
+        # Whether a statement ended in another way than by an answer, so that it may still be under way.
+        self.interrupted = False
+
+    @property
+    def sound(self) -> bool:
+        """Whether it may be used for something else: alive, and in the middle of nothing."""
+        return not (self.interrupted or self.driver.is_closed() or self.driver.is_in_transaction())
+
+    async def run(self, statement: str, *arguments: Any) -> list[Any]:
+        """The rows that a statement brings."""
+        try:
+            prepared = self._prepared.get(statement)
+            if prepared is None:
+                prepared = self._prepared[statement] = await self.driver.prepare(statement)
+            rows: list[Any] = await prepared.fetch(*arguments)
+        except BaseException as error:
+            self._failed(error)
+            raise
+        return rows
+
+    async def begin(self, lock_timeout_ms: int | None = None) -> None:
+        """Begin a transaction; in it, locks are waited for as long as always, or only so long."""
+        await self._say("BEGIN" if lock_timeout_ms is None else f"BEGIN; SET LOCAL lock_timeout = {lock_timeout_ms}")
+
+    async def begin_list(self) -> None:
+        """Begin a transaction in which each statement is planned for its values and for the tables as they are."""
+        await self._say(_BEGIN_LIST)
+
+    async def commit(self) -> None:
+        """Put on disk what was done since `begin`."""
+        await self._say("COMMIT")
+
+    async def roll_back(self) -> None:
+        """Undo what was done since `begin`."""
+        await self._say("ROLLBACK")
+
+    async def close(self) -> None:
+        """End the session, in order if that is possible."""
+        try:
+            await self.driver.close(timeout=CLOSE_TIMEOUT_S)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            self.driver.terminate()
+
+    async def _say(self, words: str) -> None:
+        try:
+            await self.driver.execute(words)
+        except BaseException as error:
+            self._failed(error)
+            raise
+
+    def _failed(self, error: BaseException) -> None:
+        if isinstance(error, asyncpg.PostgresError):
+            # It quotes whole rows. What clients sent stays out of errors, and so out of the log.
+            error.detail = None
+            self.interrupted = is_dead_connection(error)
+        elif is_unsendable(error):
+            # As does this one, after the colon.
+            error.args = (str(error.args[0]).partition(":")[0],)
+        else:
+            # Only when somebody said no is it certain that nothing is left to come.
+            self.interrupted = True
+
+
+class Pool:
+    """Connections, made when first needed; the one that was used last is used next."""
+
+    def __init__(self, arguments: Mapping[str, Any], *, connections_max: int, wait_s: float) -> None:
+        self._arguments = arguments
+        self._wait_s = wait_s
+        self._places = asyncio.Semaphore(connections_max)
+        self._idle: list[Connection] = []
+        # All that are open, whoever has them.
+        self._connections: set[Connection] = set()
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def __contains__(self, connection: Connection) -> bool:
+        return connection in self._connections
+
+    async def acquire(self) -> Connection:
+        """A connection of one's own until it is released, or NotConnected."""
+        if self._places.locked():
+            try:
+                async with asyncio.timeout(self._wait_s):
+                    await self._places.acquire()
+            except TimeoutError as error:
+                raise NotConnected(NOT_IN_TIME) from error
+        else:
+            await self._places.acquire()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.sound:
+                return connection
+            self._connections.discard(connection)
+        try:
+            connection = Connection(await asyncpg.connect(**self._arguments))
+        except BaseException as error:
+            self._places.release()
+            if isinstance(error, Exception):
+                raise NotConnected(NOT_IN_TIME) from error
+            raise
+        self._connections.add(connection)
+        return connection
+
+    def release(self, connection: Connection) -> None:
+        """Give a connection back. One that is in the middle of something is ended."""
+        if connection.sound:
+            self._idle.append(connection)
+            self._places.release()
+            return
+        # In a task of its own: whoever used it may be on the way out.
+        task = asyncio.create_task(self._end(connection))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection while the block lasts."""
+        connection = await self.acquire()
+        try:
+            yield connection
+        finally:
+            self.release(connection)
+
+    async def run(self, statement: str, *arguments: Any) -> list[Any]:
+        """The rows that a statement brings; it is a transaction of its own, which saves two round trips."""
+        connection = await self.acquire()
+        try:
+            return await connection.run(statement, *arguments)
+        finally:
+            self.release(connection)
+
+    async def read(self, statement: str, *arguments: Any) -> list[Any]:
+        """As `run`, and once more when the connection turns out to have died while it lay idle."""
+        return await _patiently(lambda: self.run(statement, *arguments))
+
+    async def read_list(self, statement: str, *arguments: Any) -> list[Any]:
+        """As `read`, for a statement that does not name its rows."""
+
+        async def read() -> list[Any]:
+            async with self.connection() as connection:
+                await connection.begin_list()
+                rows = await connection.run(statement, *arguments)
+                await connection.commit()
+                return rows
+
+        return await _patiently(read)
+
+    async def close(self) -> None:
+        """End all connections."""
+        self._idle.clear()
+        await asyncio.gather(*(connection.close() for connection in self._connections), *self._ending)
+        self._connections.clear()
+
+    async def _end(self, connection: Connection) -> None:
+        try:
+            await connection.close()
+        finally:
+            self._connections.discard(connection)
+            self._places.release()
+
+
+def open_pool(
+    url: str, *, connections_max: int, pool_wait_s: float, statement_timeout_ms: int, lock_timeout_ms: int
+) -> Pool:
+    """The pool for a PostgreSQL URL."""
+    arguments = driver_arguments(url, statement_timeout_ms, lock_timeout_ms, _PLANNING)
+    return Pool(arguments, connections_max=connections_max, wait_s=pool_wait_s)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn a failure that may pass into Unavailable; let every other error through."""
+    try:
+        yield
+    except Exception as error:
+        if is_passing(error):
+            raise Unavailable(NOT_IN_TIME) from error
+        raise
+
+
+async def _patiently(read: Callable[[], Awaitable[T]]) -> T:
+    with translated():
+        try:
+            return await read()
+        except Exception as error:
+            if not is_dead_connection(error):
+                raise
+            return await read()
