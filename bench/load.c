@@ -241,12 +241,20 @@ static void on_message(Socket *socket, const char *text, size_t bytes, double no
     say(socket, "{\"type\":\"pong\"}");
   } else if (socket->state == ACKNOWLEDGING && found(text, bytes, "\"type\":\"connection_ack\"")) {
     socket->state = SUBSCRIBING;
-    say(socket, "{\"id\":\"%s\",\"type\":\"subscribe\",\"payload\":{\"query\":\"%s\",\"variables\":{\"taskId\":\"%s\"}}}",
+    say(socket,
+        "{\"id\":\"%s\",\"type\":\"subscribe\",\"payload\":{\"query\":\"%s\",\"variables\":{\"taskId\":\"%s\"}}}",
         socket->operation, subscription, socket->task->id);
   } else {
     counted.wrong++;
     complain("An unexpected message", text, bytes);
   }
+}
+
+static void shut(Socket *socket) {
+  close(socket->fd);
+  socket->fd = -1;
+  free(socket->rest);
+  socket->rest = NULL;
 }
 
 /* Take what is complete; return how many bytes that was. */
@@ -274,20 +282,17 @@ static size_t take(Socket *socket, const char *text, size_t bytes, double now) {
     const char *content = (const char *)frame + head;
     switch (frame[0]) {
       case 0x81: on_message(socket, content, body, now); break;
-      case 0x88: complain("A socket was closed", content + (body >= 2 ? 2 : 0), body >= 2 ? body - 2 : 0); break;
+      case 0x88:
+        complain("A socket was closed", content + (body >= 2 ? 2 : 0), body >= 2 ? body - 2 : 0);
+        counted.closed++;
+        shut(socket);
+        return bytes;
       case 0x89: send_frame(socket->fd, 10, content, body); break;
       default: counted.wrong++; complain("An unexpected frame", content, body);
     }
     taken += head + body;
   }
   return taken;
-}
-
-static void shut(Socket *socket) {
-  close(socket->fd);
-  socket->fd = -1;
-  free(socket->rest);
-  socket->rest = NULL;
 }
 
 static void on_socket(Socket *socket) {
@@ -419,6 +424,11 @@ static void begin(void) {
   latency_count = 0;
 }
 
+/* Whether something happened after which it is of no use to wait. */
+static bool failed(void) {
+  return counted.missing || counted.repeated || counted.wrong || counted.refused || counted.closed;
+}
+
 static int by_size(const void *left, const void *right) {
   float a = *(const float *)left, b = *(const float *)right;
   return (a > b) - (a < b);
@@ -431,6 +441,7 @@ static double percentile_ms(double share) {
 static void end(double took) {
   serve_all(0.1); /* Whatever comes twice comes now. */
   for (long i = 0; i < socket_count; i++) counted.missing += sockets[i].task->published - sockets[i].seq;
+  counted.refused += counted.updates - counted.answers;
   for (int i = 0; i < PUBLISHERS; i++) hang_up(&publishers[i]);
   qsort(latencies, (size_t)latency_count, sizeof *latencies, by_size);
   printf("{\"subscribers\":%ld,\"updates\":%ld,\"deliveries\":%ld,\"frames\":%ld,\"bytes\":%ld,\"seconds\":%.6f,"
@@ -446,7 +457,7 @@ static void connect_all(long count, long first, long span, bool own) {
   sockets = grown(sockets, (size_t)count * sizeof *sockets);
   live_count = 0;
   double start = seconds(), progressed = start;
-  while (live_count < count && !counted.closed && !counted.wrong && seconds() - progressed < PATIENCE_S) {
+  while (live_count < count && !failed() && seconds() - progressed < PATIENCE_S) {
     long before = live_count;
     for (; socket_count < count && socket_count - live_count < CONNECTING_MAX; socket_count++)
       open_socket(&sockets[socket_count], socket_count, &tasks[first + socket_count % span], own);
@@ -462,9 +473,9 @@ static void fan_out(double duration) {
     double last = seconds();
     publish(free_publisher(), sockets[0].task, last);
     while ((counted.deliveries < counted.updates * socket_count || counted.answers < counted.updates) &&
-           !counted.refused && !counted.closed && seconds() - last < PATIENCE_S)
+           !failed() && seconds() - last < PATIENCE_S)
       serve(last + PATIENCE_S);
-    if (counted.deliveries != counted.updates * socket_count || counted.refused) break;
+    if (failed() || counted.answers < counted.updates || counted.deliveries < counted.updates * socket_count) break;
   }
   end(seconds() - start);
 }
@@ -472,8 +483,7 @@ static void fan_out(double duration) {
 static void publish_steadily(double rate, double duration) {
   long updates = (long)(rate * duration);
   double start = seconds(), give_up = start + duration + PATIENCE_S;
-  while ((counted.answers < updates || counted.deliveries < updates) && !counted.refused && !counted.closed &&
-         seconds() < give_up) {
+  while ((counted.answers < updates || counted.deliveries < updates) && !failed() && seconds() < give_up) {
     Publisher *publisher = NULL;
     double due = start + (double)counted.updates / rate;
     while (counted.updates < updates && due <= seconds() && (publisher = free_publisher())) {
