@@ -24,7 +24,7 @@ START_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 15.0
 COMMAND_TIMEOUT_S: Final = 300.0
 # How long a server may take to be done with what was asked of it, and how long it must then do nothing.
-SETTLE_TIMEOUT_S: Final = 30.0
+SETTLE_TIMEOUT_S: Final = 60.0
 SETTLED_S: Final = 0.3
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 # What the load generator counts when somebody did not get exactly what was published.
@@ -70,6 +70,7 @@ class Server:
             if (now := self.cpu_s()) - before <= 1 / _TICKS_PER_S:
                 return
             before = now
+        raise Failed(f"{self.name} is still at work {SETTLE_TIMEOUT_S:.0f} s after the load ended.")
 
     async def ask(self, body: str, key: str | None) -> Any:
         """The data of one answer."""
