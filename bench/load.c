@@ -464,6 +464,12 @@ static void connect_all(long count, long first, long span, bool own) {
     serve(seconds() + 1);
     if (live_count > before) progressed = seconds();
   }
+  if (live_count < count) {
+    long waiting[LIVE + 1] = {0};
+    for (long i = 0; i < socket_count; i++) waiting[sockets[i].state]++;
+    fprintf(stderr, "Sockets that wait for the upgrade: %ld, for connection_ack: %ld, for a snapshot: %ld; live: %ld.\n",
+            waiting[UPGRADING], waiting[ACKNOWLEDGING], waiting[SUBSCRIBING], waiting[LIVE]);
+  }
   end(seconds() - start);
 }
 
