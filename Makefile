@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test fuzz check format lock schema migration bench clean help
+.PHONY: run test fuzz check format lock schema migration bench bench-storage clean help
 
 help: ## List what can be made
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 run: $(READY) ## Serve on 127.0.0.1:8000; SPECTRAL_HOST, SPECTRAL_PORT and SPECTRAL_DATA_DIR are obeyed
 	@exec $(BIN)/spectral-notify serve
@@ -39,8 +39,15 @@ migration: $(READY) ## Write a migration from the tables: make migration m="what
 	$(BIN)/python -m storage.migrations "$(m)"
 	$(BIN)/ruff format -q storage/migrations
 
-bench: $(READY) ## Measure the storage; a benchmark is not a test
-	$(BIN)/python -m bench.storage
+bench: $(READY) bench/load ## Measure the service beside what its parts cost: make bench args="--quick"
+	$(BIN)/python -m bench $(args)
+
+bench-storage: $(READY) ## Measure the storage alone; a benchmark is not a test
+	$(BIN)/python -m bench.storage $(args)
+
+bench/load: bench/load.c
+	@command -v $(CC) > /dev/null || { echo 'The benchmark needs a C compiler for its load generator.'; exit 1; }
+	$(CC) -O2 -Wall -Wextra -Werror -o $@ $<
 
 lock: $(READY) ## Renew the lock files: newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url \
@@ -50,7 +57,7 @@ lock: $(READY) ## Renew the lock files: newest versions that pyproject.toml allo
 		-o requirements-dev.lock pyproject.toml
 
 clean: ## Remove what was made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) bench/load .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(READY): requirements-dev.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)

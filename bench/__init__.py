@@ -1,1 +1,1 @@
-"""Benchmarks: each is a module to run, ``python -m bench.<name>``, and prints one table."""
+"""Benchmarks: ``python -m bench`` measures the service, ``python -m bench.storage`` the storage alone."""
