@@ -328,13 +328,14 @@ _COUNT_OF_STATUSES: Final = compiled(
 @cache
 def _page(statuses: int, *, from_start: bool) -> str:
     """The statement for a page of the list: of all tasks, or of those in so many statuses."""
-    order = (tasks.c.created_at.desc(), tasks.c.task_id.desc())
+    listed = tasks.c.task_id.collate("POSIX")
+    order = (tasks.c.created_at.desc(), listed.desc())
     limit = bindparam("limit", type_=BigInteger)
     newest = select(*task_columns).order_by(*order).limit(limit)
     names = ["limit"]
     if not from_start:
         position = bindparam("created_at", type_=DateTime(timezone=True)), bindparam("task_id", type_=Text)
-        newest = newest.where(tuple_(tasks.c.created_at, tasks.c.task_id) < tuple_(*position))
+        newest = newest.where(tuple_(tasks.c.created_at, listed) < tuple_(*position))
         names += ["created_at", "task_id"]
     if not statuses:
         return compiled(newest, *names)
@@ -343,5 +344,5 @@ def _page(statuses: int, *, from_start: bool) -> str:
     of_status = [f"status_{number}" for number in range(statuses)]
     found = [newest.where(tasks.c.status == bindparam(name, type_=Text)).subquery() for name in of_status]
     merged = union_all(*(select(part) for part in found)).subquery()
-    newest = select(merged).order_by(merged.c.created_at.desc(), merged.c.task_id.desc()).limit(limit)
+    newest = select(merged).order_by(merged.c.created_at.desc(), merged.c.task_id.collate("POSIX").desc()).limit(limit)
     return compiled(newest, *names, *of_status)

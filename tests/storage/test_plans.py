@@ -82,3 +82,25 @@ def literal(value: Any) -> str:
     if isinstance(value, list):
         return f"ARRAY[{', '.join(map(literal, value))}]"
     return "NULL" if value is None else f"'{value}'" if isinstance(value, str) else str(value)
+
+
+LISTED: Final[list[tuple[str, Sequence[Any], set[str]]]] = [
+    (reader._page(0, from_start=True), [51], {"tasks_created_at_task_id"}),
+    (reader._page(0, from_start=False), [51, "2026-01-01", "id 1"], {"tasks_created_at_task_id"}),
+    (reader._page(1, from_start=True), [51, "FAILED"], {"tasks_status_created_at_task_id"}),
+    (reader._page(1, from_start=False), [51, "2026-01-01", "id 1", "FAILED"], {"tasks_status_created_at_task_id"}),
+    (reader._page(2, from_start=True), [51, "CANCELED", "FAILED"], {"tasks_status_created_at_task_id"}),
+]
+
+
+async def test_a_page_of_the_list_is_read_from_the_index_of_its_order(database: str) -> None:
+    await execute(database, FILL.format(1, ROWS) + "; ANALYZE")
+    async with open_storage(database, upgrade=False) as storage, storage.pool.connection() as connection:
+        await connection.begin_list()
+        for number, (statement, values, indexes) in enumerate(LISTED):
+            await connection.driver.execute(f"PREPARE statement_{number} AS {statement}")
+            lines = await plan(connection.driver, number, values)
+            assert {index for _, index, _ in SCAN.findall(lines)} == indexes, lines
+            # It is read in order; only what comes of several statuses may have to be sorted.
+            assert "Append" in lines or "Sort" not in lines, lines
+        await connection.roll_back()
