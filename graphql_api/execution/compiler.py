@@ -33,65 +33,44 @@ root resolver, and of each that is asynchronous or takes information or argument
 a None keeps its place in the answer. A query is one step; each root field of a mutation is a step of its own, and the
 executor begins it when nothing of the step before is left to be awaited.
 
-**@skip and @include** are decided by the compiler: there is one function for each combination of the variables that
-they name. What cannot be compiled (introspection, interfaces and unions, other directives) is declined, in whole.
+**What is selected** is a tree (``selection.py``). This file writes what it means, and ``arguments.py`` what resolvers
+are given. @skip and @include are decided by the compiler: there is one function for each combination of the variables
+that they name. What cannot be compiled (introspection, interfaces and unions, other directives) is declined, in whole.
 
 Names in the source are the schema's, or names of the document, which its parser has checked; everything else is a
 constant of the namespace. Nothing is taken from the schema but its fields and types, so a new one needs no word here.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
-from inspect import isasyncgenfunction
-from keyword import iskeyword
+from inspect import iscoroutine
 from typing import Any, Final, NoReturn
 
 from graphql import (
     FieldNode,
-    FragmentDefinitionNode,
-    FragmentSpreadNode,
     GraphQLBoolean,
     GraphQLEnumType,
-    GraphQLField,
     GraphQLFloat,
     GraphQLID,
     GraphQLInt,
-    GraphQLObjectType,
     GraphQLOutputType,
     GraphQLString,
     InlineFragmentNode,
-    NonNullTypeNode,
     OperationType,
-    SelectionSetNode,
     Undefined,
     VariableNode,
-    is_abstract_type,
     is_leaf_type,
     is_list_type,
     is_non_null_type,
-    is_object_type,
-    type_from_ast,
 )
 from graphql.execution.executor import Executor as CoreExecutor
 from graphql.execution.values import get_argument_values
 from graphql.pyutils import Path, is_awaitable
-from graphql.utilities.coerce_input_value import coerce_default_value, coerce_input_literal
-from strawberry.relay import GlobalID
-from strawberry.types.arguments import StrawberryArgument, convert_argument, convert_arguments
-from strawberry.types.base import StrawberryMaybe, StrawberryOptional
-from strawberry.types.field import StrawberryField
 from strawberry.types.fields.resolver import StrawberryResolver
 
-# Documents are bounded before they come here; this bounds what a mistake there would cost.
-FIELDS_MAX: Final = 600
-
-Flags = Mapping[str, bool]
-"""The values of the variables that @skip and @include name."""
-
-
-class Declined(Exception):
-    """The operation is left to graphql-core; the message says why."""
+from graphql_api.execution.arguments import Arguments
+from graphql_api.execution.selection import Declined, Flags, Kind, Selected, Selection
 
 
 class Irregular(Exception):
@@ -118,58 +97,6 @@ class Compiled:
     source: str
     # Run in this order, each when nothing of the one before is left to be awaited. Each writes its root fields.
     steps: tuple[Callable[[Any, list[Any], dict[str, Any]], None], ...]
-
-
-class _Kind(Enum):
-    TYPENAME = auto()
-    # The root field of a subscription's event is the event itself.
-    EVENT = auto()
-    # Read from the value by name.
-    PLAIN = auto()
-    # Calculated from the value alone, so it does no harm to calculate it again.
-    PURE = auto()
-    # A resolver that is called once, whatever happens: the function behind it, or Strawberry's wrapper around that.
-    DIRECT = auto()
-    WRAPPED = auto()
-
-
-@dataclass(slots=True)
-class _Selected:
-    """A field in one place of the answer, with all of the document's nodes that select it there."""
-
-    key: str
-    parent: GraphQLObjectType
-    nodes: list[FieldNode]
-    kind: _Kind
-    definition: GraphQLField | None = None
-    children: list["_Selected"] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        return self.nodes[0].name.value
-
-    @property
-    def called(self) -> bool:
-        return self.kind in (_Kind.DIRECT, _Kind.WRAPPED)
-
-    @property
-    def live(self) -> bool:
-        """Whether something below is called, and so has a path and may have to be awaited."""
-        return any(child.called or child.live for child in self.children)
-
-    @property
-    def strawberry(self) -> StrawberryField:
-        assert self.definition is not None
-        found = self.definition.extensions["strawberry-definition"]
-        assert isinstance(found, StrawberryField)
-        return found
-
-    @property
-    def is_async(self) -> bool:
-        """Whether what it returns is always to be awaited."""
-        assert self.definition is not None
-        found = self.definition.extensions.get("strawberry-definition")
-        return isinstance(found, StrawberryField) and bool(found.is_async)
 
 
 class Compiler:
@@ -211,131 +138,17 @@ class Compiler:
                     sets.append(node.selection_set)
         return tuple(name for name in names if name in self._definitions)
 
-    def _select_operation(self, flags: Flags | None) -> list[_Selected]:
+    def _select_operation(self, flags: Flags | None) -> list[Selected]:
         root_type = self._schema.get_root_type(self._operation.operation)
         if root_type is None or root_type.is_type_of:
             raise Declined("The schema has no such operation.")
         if self._operation.directives:
             raise Declined("Directives on operations.")
-        selection = _Selection(self._template, self._strawberry, flags)
+        selection = Selection(self._template, self._strawberry, flags)
         root_fields = selection.fields(root_type, [self._operation.selection_set], root=True)
         if self._operation.operation is OperationType.SUBSCRIPTION and len(root_fields) != 1:
             raise Declined("A subscription without its one field.")
         return root_fields
-
-
-class _Selection:
-    """What is selected, merged as the specification says; the document's fragments are gone."""
-
-    def __init__(self, template: CoreExecutor[Any], strawberry: Any, flags: Flags | None) -> None:
-        self._template = template
-        self._strawberry = strawberry
-        self._flags = flags
-        self._count = 0
-
-    def fields(self, parent: GraphQLObjectType, sets: list[SelectionSetNode], *, root: bool = False) -> list[_Selected]:
-        grouped: dict[str, list[FieldNode]] = {}
-        spread: set[str] = set()
-        for selection_set in sets:
-            self._collect(parent, selection_set, grouped, spread)
-        return [self._field(parent, key, nodes, root) for key, nodes in grouped.items()]
-
-    def _collect(
-        self, parent: GraphQLObjectType, sets: SelectionSetNode, grouped: dict[str, list[FieldNode]], spread: set[str]
-    ) -> None:
-        for node in sets.selections:
-            if not self._included(node):
-                continue
-            if isinstance(node, FieldNode):
-                grouped.setdefault((node.alias or node.name).value, []).append(node)
-            elif isinstance(node, InlineFragmentNode):
-                if self._applies(node, parent):
-                    self._collect(parent, node.selection_set, grouped, spread)
-            else:
-                assert isinstance(node, FragmentSpreadNode)
-                name = node.name.value
-                fragment = self._template.fragment_definitions[name]
-                if name not in spread and self._applies(fragment, parent):
-                    spread.add(name)
-                    self._collect(parent, fragment.selection_set, grouped, spread)
-
-    def _included(self, node: Any) -> bool:
-        included = True
-        for directive in node.directives or ():
-            name = directive.name.value
-            if name not in ("skip", "include"):
-                raise Declined(f"The directive @{name}.")
-            if self._flags is not None:
-                value = directive.arguments[0].value
-                flag = self._flags[value.name.value] if isinstance(value, VariableNode) else value.value
-                included = included and flag is (name == "include")
-        return included
-
-    def _applies(self, node: InlineFragmentNode | FragmentDefinitionNode, parent: GraphQLObjectType) -> bool:
-        if not node.type_condition:
-            return True
-        condition = type_from_ast(self._template.schema, node.type_condition)
-        return condition is parent or (
-            is_abstract_type(condition) and self._template.schema.is_sub_type(condition, parent)
-        )
-
-    def _field(self, parent: GraphQLObjectType, key: str, nodes: list[FieldNode], root: bool) -> _Selected:
-        self._count += 1
-        if self._count > FIELDS_MAX:
-            raise Declined(f"More than {FIELDS_MAX} fields.")
-        name = nodes[0].name.value
-        if name == "__typename":
-            return _Selected(key, parent, nodes, _Kind.TYPENAME)
-        definition = parent.fields.get(name)
-        if definition is None:
-            raise Declined("Introspection.")
-        selected = _Selected(key, parent, nodes, self._kind(definition, root), definition)
-        named: Any = definition.type
-        while is_non_null_type(named) or is_list_type(named):
-            named = named.of_type
-        if is_object_type(named):
-            if named.is_type_of:
-                raise Declined(f"{named} implements an interface, or says itself what is one.")
-            selected.children = self.fields(named, [node.selection_set for node in nodes if node.selection_set])
-        elif not is_leaf_type(named):
-            raise Declined(f"{named} is an interface or a union.")
-        return selected
-
-    def _kind(self, definition: GraphQLField, root: bool) -> _Kind:
-        if root and self._template.operation.operation is OperationType.SUBSCRIPTION:
-            return _Kind.EVENT
-        if definition.resolve is None:
-            raise Declined("A field without a resolver.")
-        found = definition.extensions.get("strawberry-definition")
-        if not isinstance(found, StrawberryField) or not self._ordinary(found, definition.resolve):
-            return _Kind.WRAPPED
-        resolver = found.base_resolver
-        if resolver is None:
-            return _Kind.PLAIN if found.default_resolver is getattr and _is_name(found.python_name) else _Kind.WRAPPED
-        if isasyncgenfunction(resolver.wrapped_func):
-            raise Declined("A list that is an asynchronous generator.")
-        names = [parameter.name for parameter in resolver.signature.parameters.values()]
-        if not callable(resolver.wrapped_func) or not all(map(_is_name, names)):
-            return _Kind.WRAPPED
-        if root or found.is_async or found.arguments or resolver.info_parameter:
-            return _Kind.DIRECT
-        return _Kind.PURE
-
-    def _ordinary(self, found: StrawberryField, resolve: Callable[..., Any]) -> bool:
-        """Whether Strawberry's wrapper does nothing but call the resolver, so that this can be done without it."""
-        return (
-            self._strawberry is not None
-            and not self._strawberry.schema_converter.exception_handlers
-            and not found.extensions
-            and type(found).get_result is StrawberryField.get_result
-            and (found.base_resolver is None or type(found.base_resolver).__call__ is StrawberryResolver.__call__)
-            # Nobody has put another in its place.
-            and getattr(resolve, "__qualname__", "").startswith("GraphQLCoreConverter.from_resolver.")
-        )
-
-
-def _is_name(name: str) -> bool:
-    return name.isidentifier() and not iskeyword(name)
 
 
 # Types whose values are nothing special: not null, no exception, not to be awaited. They are learned from values.
@@ -364,9 +177,8 @@ def _irregular(*_: Any) -> NoReturn:
 
 def _discard(value: Any) -> NoReturn:
     """Forget what was to be awaited. The resolver that gave it is pure, and graphql-core calls it again."""
-    close = getattr(value, "close", None) or getattr(value, "cancel", None)
-    if close is not None:
-        close()
+    if iscoroutine(value):
+        value.close()
     raise Irregular
 
 
@@ -414,7 +226,7 @@ class _Writer:
             raise Declined(f"Python does not take it: {error}") from error
         return Compiled(source, tuple(self._namespace[name] for name in self._steps))
 
-    def step(self, root_fields: Sequence[_Selected]) -> None:
+    def step(self, root_fields: Sequence[Selected]) -> None:
         """Write the function for root fields that may run concurrently."""
         self._number += 1
         name, result = f"step_{self._number}", f"result_{self._number}"
@@ -429,7 +241,7 @@ class _Writer:
         return name
 
     def _fields(
-        self, lines: list[str], depth: int, fields: Sequence[_Selected], value: str, result: str, path: str
+        self, lines: list[str], depth: int, fields: Sequence[Selected], value: str, result: str, path: str
     ) -> None:
         """Write fields of a value into a result one by one, so that those to be awaited keep their place."""
         for selected in fields:
@@ -439,15 +251,15 @@ class _Writer:
                 completed = self._read(lines, depth, selected, value, path)
                 _add(lines, depth, f"{result}[{selected.key!r}] = {completed}")
 
-    def _read(self, lines: list[str], depth: int, selected: _Selected, value: str, path: str) -> str:
+    def _read(self, lines: list[str], depth: int, selected: Selected, value: str, path: str) -> str:
         """Write a field that is not called; the answer is an expression."""
-        if selected.kind is _Kind.TYPENAME:
+        if selected.kind is Kind.TYPENAME:
             return repr(selected.parent.name)
         assert selected.definition is not None
         local = self._local(selected)
-        if selected.kind is _Kind.EVENT:
+        if selected.kind is Kind.EVENT:
             _add(lines, depth, f"{local} = {value}")
-        elif selected.kind is _Kind.PLAIN:
+        elif selected.kind is Kind.PLAIN:
             _add(lines, depth, f"{local} = {value}.{selected.strawberry.python_name}")
         else:
             resolver = selected.strawberry.base_resolver
@@ -461,15 +273,15 @@ class _Writer:
             _add(lines, depth, f"{below} = {self._path(selected, path)}")
         return self._complete(lines, depth, selected.definition.type, local, selected, below)
 
-    def _local(self, selected: _Selected) -> str:
+    def _local(self, selected: Selected) -> str:
         self._number += 1
         return f"{selected.name}_{self._number}"
 
-    def _path(self, selected: _Selected, path: str) -> str:
+    def _path(self, selected: Selected, path: str) -> str:
         return f"new(Path, ({path}, {selected.key!r}, {selected.parent.name!r}))"
 
     def _complete(
-        self, lines: list[str], depth: int, type_: GraphQLOutputType, local: str, selected: _Selected, path: str
+        self, lines: list[str], depth: int, type_: GraphQLOutputType, local: str, selected: Selected, path: str
     ) -> str:
         """Write what makes a value into what is answered, as ``complete_value`` does; the answer is an expression."""
         if is_non_null_type(type_):
@@ -485,7 +297,7 @@ class _Writer:
         return local
 
     def _complete_non_null(
-        self, lines: list[str], depth: int, type_: Any, local: str, selected: _Selected, path: str
+        self, lines: list[str], depth: int, type_: Any, local: str, selected: Selected, path: str
     ) -> str:
         if type_ in _BUILT_IN:
             refused = _BUILT_IN[type_].format(local)
@@ -528,7 +340,7 @@ class _Writer:
                 return
         _add(lines, depth, f"{local} = {leaf}({local})")
 
-    def _list(self, lines: list[str], depth: int, item_type: Any, local: str, selected: _Selected, path: str) -> str:
+    def _list(self, lines: list[str], depth: int, item_type: Any, local: str, selected: Selected, path: str) -> str:
         self._number += 1
         item, completed_items, below = f"item_{self._number}", f"items_{self._number}", f"path_{self._number}"
         _add(lines, depth, f"if type({local}) is not tuple and type({local}) is not list: {local} = items({local})")
@@ -542,7 +354,7 @@ class _Writer:
         _add(lines, depth + 1, f"{completed_items}.append({completed})")
         return completed_items
 
-    def _object(self, lines: list[str], depth: int, local: str, selected: _Selected, path: str) -> str:
+    def _object(self, lines: list[str], depth: int, local: str, selected: Selected, path: str) -> str:
         if selected.live:
             result = f"result_{local}"
             _add(lines, depth, f"{result} = {{}}")
@@ -551,7 +363,7 @@ class _Writer:
         completed = [(child.key, self._read(lines, depth, child, local, path)) for child in selected.children]
         return "{" + ", ".join(f"{key!r}: {expression}" for key, expression in completed) + "}"
 
-    def _call(self, lines: list[str], depth: int, selected: _Selected, value: str, result: str, path: str) -> None:
+    def _call(self, lines: list[str], depth: int, selected: Selected, value: str, result: str, path: str) -> None:
         """Write a field whose resolver is called once, whatever happens."""
         assert selected.definition is not None
         local = self._local(selected)
@@ -560,7 +372,7 @@ class _Writer:
         else:
             below = f"path_{local}"
             _add(lines, depth, f"{below} = {self._path(selected, path)}")
-        call = (self._direct if selected.kind is _Kind.DIRECT else self._wrapped)(
+        call = (self._direct if selected.kind is Kind.DIRECT else self._wrapped)(
             lines, depth, selected, local, value, below
         )
         done = self._done(selected, local)
@@ -584,7 +396,7 @@ class _Writer:
         _add(lines, depth + 1, f"run.log.append(({below}, {local}, RETURNED))")
         _add(lines, depth + 1, f"{result}[{selected.key!r}] = {done}(run, later, {local}, {below})")
 
-    def _done(self, selected: _Selected, local: str) -> str:
+    def _done(self, selected: Selected, local: str) -> str:
         """Write the function that completes what a resolver gave."""
         assert selected.definition is not None
         name = f"done_{local}"
@@ -593,7 +405,7 @@ class _Writer:
         self._functions.append("\n".join(lines))
         return name
 
-    def _wrapped(self, lines: list[str], depth: int, selected: _Selected, local: str, value: str, path: str) -> str:
+    def _wrapped(self, lines: list[str], depth: int, selected: Selected, local: str, value: str, path: str) -> str:
         assert selected.definition is not None
         definition, node = selected.definition, selected.nodes[0]
         resolve = self._constant(f"resolve_{local}", definition.resolve)
@@ -606,10 +418,16 @@ class _Writer:
         _add(lines, depth, f"arguments = {arguments}(run)")
         return f"{resolve}({value}, {self._told(selected, local, path)}, **arguments)"
 
-    def _direct(self, lines: list[str], depth: int, selected: _Selected, local: str, value: str, path: str) -> str:
+    def _direct(self, lines: list[str], depth: int, selected: Selected, local: str, value: str, path: str) -> str:
         resolver = selected.strawberry.base_resolver
         assert resolver is not None
-        arguments = _Arguments(self, selected, local)
+        arguments = Arguments(
+            selected,
+            local,
+            constant=self._constant,
+            strawberry=self._strawberry,
+            definitions=self._definitions,
+        )
         if resolver.info_parameter or arguments.need_info:
             info_class = self._constant(f"Info_{local}", self._strawberry.config.info_class)
             strawberry_field = self._constant(f"field_{local}", selected.strawberry)
@@ -624,7 +442,7 @@ class _Writer:
             passed.append("**more")
         return f"{self._constant(f'resolve_{local}', resolver.wrapped_func)}({', '.join(passed)})"
 
-    def _told(self, selected: _Selected, local: str, path: str) -> str:
+    def _told(self, selected: Selected, local: str, path: str) -> str:
         """What a resolver is told of the operation: all constant but four."""
         assert selected.definition is not None
         example: Any = self._template.build_resolve_info(
@@ -642,122 +460,6 @@ class _Writer:
             for name, part in zip(example._fields, example, strict=True)
         ]
         return f"new({told_class}, ({', '.join(parts)}))"
-
-
-class _Arguments:
-    """How the arguments of a resolver are made from literals, variables and defaults.
-
-    Variables are coerced already. A literal of a built-in scalar or an enum is a constant. A literal of anything else
-    is made anew each time, because it may be changed by who gets it.
-    """
-
-    def __init__(self, writer: _Writer, selected: _Selected, local: str) -> None:
-        self.lines: list[str] = []
-        self.passed: list[str] = []
-        # Whether some are known only when it runs; they are in the dictionary `more`.
-        self.more = False
-        self.need_info = False
-        self._writer = writer
-        self._selected = selected
-        self._local = local
-        if not selected.strawberry.arguments:
-            return
-        if any(not self._argument(argument) for argument in selected.strawberry.arguments):
-            self._all_by_graphql_core()
-        elif self.more:
-            self.lines.insert(0, "more = {}")
-
-    def _argument(self, argument: StrawberryArgument) -> bool:
-        """Write one; False when it takes graphql-core to do it."""
-        definition = self._selected.definition
-        assert definition is not None
-        graphql_name = self._writer._strawberry.config.name_converter.from_argument(argument)
-        arg = definition.args.get(graphql_name)
-        if arg is None or arg.out_name is not None:
-            return False
-        name = argument.python_name
-        constant = f"argument_{name}_of_{self._local}"
-        node = next((n.value for n in self._selected.nodes[0].arguments or () if n.name.value == graphql_name), None)
-        required = is_non_null_type(arg.type)
-        converted = self._conversion(argument, graphql_name, arg.type)
-        try:
-            default = coerce_default_value(arg)
-        except TypeError:
-            return False
-        if node is None:
-            if default is not Undefined:
-                self.passed.append(f"{name}={converted(self._writer._constant(constant, default))}")
-            return default is not Undefined or not required
-        if not isinstance(node, VariableNode):
-            type_ = arg.type.of_type if is_non_null_type(arg.type) else arg.type
-            literal = coerce_input_literal(node, arg.type) if _is_constant(type_) else Undefined
-            if literal is Undefined:
-                return False
-            self.passed.append(f"{name}={converted(self._writer._constant(constant, literal))}")
-            return True
-        variable = node.name.value
-        variable_definition = self._writer._definitions[variable]
-        local = f"argument_{name}_{self._local}"
-        if isinstance(variable_definition.type, NonNullTypeNode) or variable_definition.default_value is not None:
-            value = f"run.variables[{variable!r}]"
-        elif default is not Undefined:
-            value = f"run.variables.get({variable!r}, {self._writer._constant(constant, default)})"
-        elif required:
-            return False
-        else:
-            self.more = True
-            self.lines.append(f"{local} = run.variables.get({variable!r}, Undefined)")
-            self.lines.append(f"if {local} is not Undefined: more[{name!r}] = {converted(local)}")
-            return True
-        if required and not isinstance(variable_definition.type, NonNullTypeNode):
-            self.lines.append(f"{local} = {value}")
-            self.lines.append(f"if {local} is None: irregular()")
-            value = local
-        if converted(value) != value:
-            # Before the resolver is tried, as above.
-            self.lines.append(f"{local} = {converted(value)}")
-            value = local
-        self.passed.append(f"{name}={value}")
-        return True
-
-    def _conversion(self, argument: StrawberryArgument, graphql_name: str, type_: Any) -> Callable[[str], str]:
-        """What Strawberry makes of a value that graphql-core has coerced: mostly just this value."""
-        python_type = argument.type
-        optional = isinstance(python_type, StrawberryOptional) and not isinstance(python_type, StrawberryMaybe)
-        inner = python_type.of_type if optional else python_type  # type: ignore[union-attr]
-        leaf = is_leaf_type(type_.of_type if is_non_null_type(type_) else type_)
-        if leaf and inner is not GlobalID and not isinstance(python_type, StrawberryMaybe):
-            return lambda value: value
-        converter = self._writer._strawberry.schema_converter
-
-        def convert(value: Any, info: Any) -> Any:
-            return convert_argument(
-                value, python_type, converter.scalar_registry, converter.config, info, path=(graphql_name,)
-            )
-
-        self.need_info = True
-        name = f"convert_{argument.python_name}_of_{self._local}"
-        self._writer._namespace[name] = convert
-        return lambda value: f"{name}({value}, info)"
-
-    def _all_by_graphql_core(self) -> None:
-        definition, node = self._selected.definition, self._selected.nodes[0]
-        arguments = self._selected.strawberry.arguments
-        converter = self._writer._strawberry.schema_converter
-        assert definition is not None
-
-        def every(run: Any, info: Any) -> dict[str, Any]:
-            values = get_argument_values(definition, node, run.variable_values)
-            return convert_arguments(values, arguments, converter.scalar_registry, converter.config, info)
-
-        name = f"arguments_of_{self._local}"
-        self._writer._namespace[name] = every
-        self.lines, self.passed = [f"more = {name}(run, info)"], []
-        self.more = self.need_info = True
-
-
-def _is_constant(type_: Any) -> bool:
-    return type_ in _BUILT_IN or isinstance(type_, GraphQLEnumType)
 
 
 def _parent_arguments(resolver: StrawberryResolver[Any], value: str) -> list[str]:

@@ -12,7 +12,7 @@ frozen.
 from asyncio import Task, create_task, wait
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from contextlib import suppress
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutine
 from typing import Any, Final, cast
 
 from graphql import (
@@ -42,7 +42,8 @@ from graphql.execution.values import VariableValues, VariableValueSource, get_va
 from graphql.pyutils import Path
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 
-from graphql_api.execution.compiler import Compiled, Compiler, Declined, Outcome
+from graphql_api.execution.compiler import Compiled, Compiler, Outcome
+from graphql_api.execution.selection import Declined
 
 # Functions that are kept for one operation: each combination of the variables in @skip and @include has its own.
 # Beyond, graphql-core runs it.
@@ -148,9 +149,9 @@ async def _cancel(tasks: list[Task[None]]) -> None:
 
 
 def _close(awaitable: Any) -> None:
-    close = getattr(awaitable, "close", None)
-    if close is not None:
-        close()
+    # A future is left alone: others may wait for it.
+    if iscoroutine(awaitable):
+        awaitable.close()
 
 
 class Executor:

@@ -181,12 +181,22 @@ async def compare(
     else:
         assert list(map(text_of, got)) == list(map(text_of, expected)), described(made)
 
+    if operation.operation is OperationType.MUTATION:
+        assert effects(us) == effects(core), described(made)
     calls, expected_calls = Counter(calls_of(us)), Counter(calls_of(core))
     if canceled:
         # What graphql-core cancels is let to end here, so it may come to more; but never to the same twice.
         assert not expected_calls - calls, described(made)
     else:
         assert calls == expected_calls, described(made)
+
+
+def effects(told: Any) -> list[str]:
+    """Which root fields were at work, in order; of a mutation, each must have ended before the next began."""
+    if isinstance(told, World):
+        roots = [str(call[0][0]) for call in told.calls]
+        return [root for root, before in zip(roots, [None, *roots], strict=False) if root != before]
+    return [repr(call) for call in told.storage.calls if call[0] == "submit"]
 
 
 def errors_sorted(result: ExecutionResult) -> list[str]:
