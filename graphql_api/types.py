@@ -26,8 +26,9 @@ def given(value: Any) -> Any:
     return None if value is UNSET else value
 
 
-def _utc(value: datetime) -> str:
-    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+def _utc(value: datetime) -> datetime:
+    # The encoder writes it; it does so many times faster than `isoformat`.
+    return value if value.tzinfo is UTC else value.astimezone(UTC)
 
 
 SCALARS: Final[dict[object, ScalarDefinition]] = {

@@ -36,5 +36,9 @@ def decode(text: bytes) -> Any:
         raise BadInput("JSON must not hold integers so large.") from None
 
 
-encode = orjson.dumps
-"""The JSON text of a value, as bytes. What clients sent was checked before, so it has no lone surrogates."""
+def encode(value: Any) -> bytes:
+    """The JSON text of a value. What clients sent was checked before, so it has no lone surrogates.
+
+    An instant is in UTC, and is written as `2026-11-20T09:30:00.123456Z`.
+    """
+    return orjson.dumps(value, option=orjson.OPT_UTC_Z)

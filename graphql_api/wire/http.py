@@ -1,7 +1,7 @@
 """uvicorn's HTTP with the bounds that it lacks: what a connection may cost before our code hears of it."""
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -11,8 +11,46 @@ HEADERS_BYTES_MAX: Final = 65_536
 HEADERS_TIMEOUT_S: Final = 15.0
 
 
+class _Corked:
+    """A transport as an answer sees it: what is written in one turn of the loop goes out in one write.
+
+    uvicorn writes the head of an answer and its body one after the other, and each write is a call of the kernel.
+    """
+
+    __slots__ = ("_due", "_transport", "_written")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._written: list[bytes] = []
+        self._due: asyncio.Handle | None = None
+
+    def write(self, data: bytes) -> None:
+        """Write, at the end of this turn at the latest."""
+        self._written.append(data)
+        if self._due is None:
+            self._due = asyncio.get_running_loop().call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+            written, self._written = self._written, []
+            self._transport.write(b"".join(written))
+
+    def close(self) -> None:
+        """Close, when all is written."""
+        self.flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class HttpProtocol(HttpToolsProtocol):
     """HTTP whose headers have a size and a time. A request that comes in one piece costs no timer."""
+
+    _corked: _Corked
 
     _headers_due: asyncio.TimerHandle | None = None
     _headers_bytes = 0
@@ -22,6 +60,7 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect headers."""
         super().connection_made(transport)
+        self._corked = _Corked(transport)
         self._headers_due = self.loop.call_later(HEADERS_TIMEOUT_S, transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -49,6 +88,13 @@ class HttpProtocol(HttpToolsProtocol):
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEADERS_BYTES_MAX:
             raise httptools.HttpParserError(f"more than {HEADERS_BYTES_MAX} bytes of headers")
         super().on_headers_complete()
+        if self.cycle is not None:
+            self.cycle.transport = self._corked  # type: ignore[assignment]
+
+    def on_response_complete(self) -> None:
+        """Send an answer that is complete."""
+        self._corked.flush()
+        super().on_response_complete()
 
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over, and let go of what belonged to HTTP: sockets live long."""
