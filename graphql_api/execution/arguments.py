@@ -1,6 +1,7 @@
 """How the arguments of a resolver are written: from literals, variables and defaults, as they are coerced."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import MISSING
 from typing import Any, Final
 
 from graphql import (
@@ -19,9 +20,13 @@ from graphql import (
 )
 from graphql.execution.values import get_argument_values
 from graphql.utilities.coerce_input_value import coerce_default_value, coerce_input_literal
+from strawberry import UNSET
 from strawberry.relay import GlobalID
+from strawberry.scalars import is_scalar
 from strawberry.types.arguments import StrawberryArgument, convert_argument, convert_arguments
-from strawberry.types.base import StrawberryMaybe, StrawberryOptional
+from strawberry.types.base import StrawberryList, StrawberryMaybe, StrawberryOptional, has_object_definition
+from strawberry.types.enum import StrawberryEnumDefinition, has_enum_definition
+from strawberry.types.lazy_type import LazyType
 
 from graphql_api.execution.selection import Selected
 
@@ -129,7 +134,11 @@ class Arguments:
             return lambda value: value
         converter = self._strawberry.schema_converter
 
+        known = _conversion_of(python_type, converter, ())
+
         def convert(value: Any, info: Any) -> Any:
+            if known is not None:
+                return known(value)
             return convert_argument(
                 value, python_type, converter.scalar_registry, converter.config, info, path=(graphql_name,)
             )
@@ -153,3 +162,49 @@ class Arguments:
         self._constant(name, every)
         self.lines, self.passed = [f"more = {name}(run, info)"], []
         self.more = self.need_info = True
+
+
+def _conversion_of(type_: Any, converter: Any, within: tuple[Any, ...]) -> Callable[[Any], Any] | None:
+    """What ``convert_argument`` does for a type, found out beforehand; None for the types that have their own ways."""
+    if isinstance(type_, StrawberryOptional) and not isinstance(type_, StrawberryMaybe):
+        return _conversion_of(type_.of_type, converter, within)
+    if isinstance(type_, StrawberryList):
+        item = _conversion_of(type_.of_type, converter, within)
+        if item is None:
+            return None
+        # A list is copied, because defaults are shared.
+        return lambda value: value if value is None or value is UNSET else [item(part) for part in value]
+    if isinstance(type_, StrawberryMaybe | LazyType) or type_ is GlobalID or type_ in within:
+        return None
+    if is_scalar(type_, converter.scalar_registry) or isinstance(type_, StrawberryEnumDefinition):
+        return lambda value: value
+    if has_enum_definition(type_):
+        return lambda value: value
+    if not has_object_definition(type_) or not type_.__strawberry_definition__.is_input:
+        return None
+    definition = type_.__strawberry_definition__
+    members = {}
+    for member in definition.fields:
+        conversion = _conversion_of(member.resolve_type(type_definition=definition), converter, (*within, type_))
+        if conversion is None:
+            return None
+        members[converter.config.name_converter.from_field(member)] = (member.python_name, conversion)
+    if definition.from_input is not None:
+        return None
+    empty = {
+        member.python_name: None
+        for member in definition.fields
+        if member.default_value is MISSING and member.default_factory is MISSING
+    }
+
+    def build(value: Any) -> Any:
+        if value is None or value is UNSET:
+            return value
+        given = {
+            name: conversion(value[graphql_name])
+            for graphql_name, (name, conversion) in members.items()
+            if graphql_name in value
+        }
+        return type_(**{**empty, **given})
+
+    return build

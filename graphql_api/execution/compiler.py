@@ -63,7 +63,9 @@ from graphql import (
     is_leaf_type,
     is_list_type,
     is_non_null_type,
+    located_error,
 )
+from graphql.execution.execute import assert_event_stream
 from graphql.execution.executor import Executor as CoreExecutor
 from graphql.execution.values import get_argument_values
 from graphql.pyutils import Path, is_awaitable
@@ -97,6 +99,8 @@ class Compiled:
     source: str
     # Run in this order, each when nothing of the one before is left to be awaited. Each writes its root fields.
     steps: tuple[Callable[[Any, list[Any], dict[str, Any]], None], ...]
+    # What begins a subscription: its resolver, called. None when graphql-core is to call it.
+    begin: Callable[[Any], Any] | None
 
 
 class Compiler:
@@ -123,6 +127,11 @@ class Compiler:
         serial = self._operation.operation is OperationType.MUTATION
         for step in [[root_field] for root_field in root_fields] if serial else [root_fields]:
             writer.step(step)
+        if self._operation.operation is OperationType.SUBSCRIPTION:
+            (root_field,) = root_fields
+            assert root_field.definition is not None
+            if Selection(self._template, self._strawberry, flags).begins_directly(root_field.definition):
+                writer.begin(root_field)
         return writer.compiled()
 
     def _flags(self) -> tuple[str, ...]:
@@ -215,6 +224,7 @@ class _Writer:
         self._namespace: dict[str, Any] = dict(_COMMON)
         self._functions: list[str] = []
         self._steps: list[str] = []
+        self._begin: str | None = None
         self._number = 0
 
     def compiled(self) -> Compiled:
@@ -224,7 +234,8 @@ class _Writer:
         except (SyntaxError, RecursionError) as error:
             # Python nests loops twenty deep.
             raise Declined(f"Python does not take it: {error}") from error
-        return Compiled(source, tuple(self._namespace[name] for name in self._steps))
+        begin = None if self._begin is None else self._namespace[self._begin]
+        return Compiled(source, tuple(self._namespace[name] for name in self._steps), begin)
 
     def step(self, root_fields: Sequence[Selected]) -> None:
         """Write the function for root fields that may run concurrently."""
@@ -234,6 +245,31 @@ class _Writer:
         lines = [f"def {name}(run, later, {result}):"]
         self._fields(lines, 1, root_fields, "run.root", result, "None")
         self._functions.append("\n".join(lines if len(lines) > 1 else [*lines, "    pass"]))
+
+    def begin(self, root_field: Selected) -> None:
+        """Write the function that begins a subscription. It says itself what went wrong: that is one error."""
+        self._begin = "begin"
+        local = self._local(root_field)
+        path = Path(None, root_field.key, root_field.parent.name)
+
+        def located(error: Exception) -> Exception:
+            return located_error(error, root_field.nodes, path.as_list())
+
+        async def awaited(found: Any) -> Any:
+            try:
+                return assert_event_stream(await found)
+            except Exception as error:
+                raise located(error) from error
+
+        self._namespace |= {"located": located, "awaited": awaited, "stream": assert_event_stream}
+        lines = ["def begin(run):"]
+        call = self._direct(lines, 1, root_field, local, "run.root", self._constant(f"path_{local}", path))
+        _add(lines, 1, "try:")
+        _add(lines, 2, f"{local} = {call}")
+        _add(lines, 2, f"return awaited({local}) if awaitable({local}) else stream({local})")
+        _add(lines, 1, "except Exception as error:")
+        _add(lines, 2, "raise located(error) from error")
+        self._functions.append("\n".join(lines))
 
     def _constant(self, name: str, value: Any) -> str:
         assert name not in self._namespace

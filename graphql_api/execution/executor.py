@@ -10,7 +10,7 @@ frozen.
 """
 
 from asyncio import Task, create_task, wait
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Mapping
 from contextlib import suppress
 from inspect import isawaitable, iscoroutine
 from typing import Any, Final, cast
@@ -42,7 +42,7 @@ from graphql.execution.values import VariableValues, VariableValueSource, get_va
 from graphql.pyutils import Path
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 
-from graphql_api.execution.compiler import Compiled, Compiler, Outcome
+from graphql_api.execution.compiler import Compiled, Compiler, Irregular, Outcome
 from graphql_api.execution.selection import Declined
 
 # Functions that are kept for one operation: each combination of the variables in @skip and @include has its own.
@@ -237,7 +237,10 @@ class Executor:
 
     def source(self, variables: Variables, context: Any) -> AsyncIterable[Any] | Awaitable[AsyncIterable[Any]]:
         """What the resolver of a subscription returns; a located GraphQLError when it fails."""
-        # Once for each stream, so graphql-core may take its time.
+        compiled = self._function(variables.coerced)
+        if compiled is not None and compiled.begin is not None:
+            with suppress(Irregular):
+                return compiled.begin(_Run(self, variables, context, None))
         found = create_source_event_stream(self._core(self._variable_values(variables), context, None))
         if isawaitable(found):
             return _awaited_source(found)
@@ -325,7 +328,7 @@ class _Replay:
             raise value
         if outcome is Outcome.AWAITED or outcome is Outcome.FAILED:
             # Errors come in the order in which awaitables end, so what was one is one again.
-            return _again(value, failed=outcome is Outcome.FAILED)
+            return _Again(value, failed=outcome is Outcome.FAILED)
         return value
 
     def close(self) -> None:
@@ -342,10 +345,21 @@ class _Replay:
             self.close()
 
 
-async def _again(value: Any, *, failed: bool) -> Any:
-    if failed:
-        raise value
-    return value
+class _Again:
+    """An outcome to be awaited once more. It is no coroutine: graphql-core may cancel who would have awaited it."""
+
+    __slots__ = ("_failed", "_value")
+
+    def __init__(self, value: Any, *, failed: bool) -> None:
+        self._value = value
+        self._failed = failed
+
+    def __await__(self) -> Generator[None, None, Any]:
+        # Nothing to wait for; this makes it a generator.
+        yield from ()
+        if self._failed:
+            raise self._value
+        return self._value
 
 
 def _source(found: Any) -> AsyncIterable[Any]:

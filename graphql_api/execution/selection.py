@@ -204,6 +204,17 @@ class Selection:
             return Kind.DIRECT
         return Kind.PURE
 
+    def begins_directly(self, definition: GraphQLField) -> bool:
+        """Whether the resolver of a subscription can be called without Strawberry's wrapper."""
+        found = definition.extensions.get("strawberry-definition")
+        return (
+            isinstance(found, StrawberryField)
+            and found.base_resolver is not None
+            and definition.subscribe is not None
+            and self._ordinary(found, definition.subscribe)
+            and all(_is_name(parameter.name) for parameter in found.base_resolver.signature.parameters.values())
+        )
+
     def _ordinary(self, found: StrawberryField, resolve: Callable[..., Any]) -> bool:
         """Whether Strawberry's wrapper does nothing but call the resolver, so that this can be done without it."""
         return (

@@ -18,6 +18,7 @@ from random import Random
 from typing import Any
 
 import orjson
+import pytest
 import strawberry
 from graphql import (
     DocumentNode,
@@ -46,6 +47,16 @@ from tests.graphql_api.worlds import SCHEMA, World
 OPERATIONS = int(os.environ.get("FUZZ_OPERATIONS", "2000"))
 # How many operations must have gone each way, of a hundred, for the run to have proven something.
 SHARES_MIN = {"compiled": 20, "irregular": 15, "refused": 2, "declined": 1}
+
+# graphql-core forgets coroutines of resolvers when it cancels their tasks before they begin. We must not forget ours.
+_FORGOTTEN = r"coroutine {}(?!_Run\.|_Replay\.|Executor\._finish)"
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:" + _FORGOTTEN.format("'")),
+    # The same, where the warning itself failed: collected within the constructor of a named tuple, it cannot import.
+    pytest.mark.filterwarnings(
+        f"ignore:Exception ignored in. <{_FORGOTTEN.format('object ')}:pytest.PytestUnraisableExceptionWarning"
+    ),
+]
 
 fuzz = settings(
     max_examples=OPERATIONS // 2,
@@ -184,8 +195,11 @@ async def compare(
     if operation.operation is OperationType.MUTATION:
         assert effects(us) == effects(core), described(made)
     calls, expected_calls = Counter(calls_of(us)), Counter(calls_of(core))
-    if canceled:
-        # What graphql-core cancels is let to end here, so it may come to more; but never to the same twice.
+    if canceled and turns:
+        # How far graphql-core comes before it cancels is a matter of time. No place is come to twice.
+        assert not isinstance(us, World) or max(calls.values(), default=1) == 1, described(made)
+    elif canceled:
+        # What graphql-core cancels is let to end here, so it may come to more.
         assert not expected_calls - calls, described(made)
     else:
         assert calls == expected_calls, described(made)
