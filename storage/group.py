@@ -41,6 +41,11 @@ Outcome = Task | Refusal | None
 """What a command made of its task (None: it is deleted), or why it did not."""
 
 
+_Key = tuple[str, bytes] | tuple[None, None]
+"""An idempotency key, and what it stands for."""
+_NO_KEY: Final[_Key] = (None, None)
+
+
 @dataclass(slots=True)
 class _Row:
     """A task as a group finds it, and as the rules leave it."""
@@ -57,9 +62,11 @@ class _Row:
     changed: bool = False
     # The command that made the task, when it was made in this group.
     creation: Create | None = None
-    # The events that the group adds, and the command that each came from.
+    # The events that the group adds, and the idempotency key with which each was reported.
     events: list[Event] = field(default_factory=list)
-    commands: list[Create | Report] = field(default_factory=list)
+    event_keys: list[_Key] = field(default_factory=list)
+    # Roughly their bytes.
+    size: int = 0
     # Deletions, each with the events that went with it.
     updates: list[Update] = field(default_factory=list)
 
@@ -84,7 +91,7 @@ async def write(
     for row in rows.values():
         updates += row.updates
         if row.task is not None and row.events:
-            updates.append(update_of(row.task, tuple(row.events), sum(map(size_of, row.commands))))
+            updates.append(update_of(row.task, tuple(row.events), row.size))
     return outcomes, updates
 
 
@@ -136,35 +143,34 @@ async def _look_up_keys(connection: Connection, commands: Sequence[Command], row
 
 def _fold(row: _Row, command: Command, now: datetime) -> Task | None:
     """Let the rules apply a command to what the commands before it left."""
-    key = command.idempotency_key if isinstance(command, Report) else None
-    if key is not None and row.task is not None and (taken := row.keys.get(key)) is not None:
-        assert isinstance(command, Report)
-        if taken != command.fingerprint():
-            raise IdempotencyConflict(command.task_id, key)
-        return row.task
+    key = _NO_KEY
+    if isinstance(command, Report) and command.idempotency_key is not None:
+        key = command.idempotency_key, command.fingerprint()
+        if row.task is not None and key[0] in row.keys:
+            if row.keys[key[0]] != key[1]:
+                raise IdempotencyConflict(command.task_id, key[0])
+            return row.task
     # The time of birth tells a task from one that was deleted before it, so they must differ within a group too.
     task = decide(row.task, command, now + timedelta(microseconds=len(row.updates)) if row.updates else now)
     if task is None:
         assert row.task is not None
-        size = sum(map(size_of, row.commands))
-        row.updates.append(Update(UpdateType.DELETE, row.task, tuple(row.events), size))
-        row.task, row.deleted, row.creation = None, True, None
+        row.updates.append(Update(UpdateType.DELETE, row.task, tuple(row.events), row.size))
+        row.task, row.deleted, row.creation, row.size = None, True, None, 0
         row.events.clear()
-        row.commands.clear()
+        row.event_keys.clear()
         row.keys.clear()
         return None
     assert task.last_event is not None
     row.task = task
     row.events.append(task.last_event)
-    if isinstance(command, Report):
-        row.commands.append(command)
-        row.changed = True
-        if key is not None:
-            row.keys[key] = command.fingerprint()
-    else:
-        assert isinstance(command, Create)
-        row.commands.append(command)
+    row.event_keys.append(key)
+    row.size += size_of(command)
+    if isinstance(command, Create):
         row.creation = command
+    else:
+        row.changed = True
+        if key[0] is not None:
+            row.keys[key[0]] = key[1]
     return task
 
 
@@ -174,7 +180,7 @@ async def _store(connection: Connection, rows: dict[str, _Row]) -> None:
     created: list[Task] = []
     changed: list[Task] = []
     events: list[Event] = []
-    commands: list[Create | Report] = []
+    keys: list[_Key] = []
     for task_id, row in rows.items():
         gone = row.stored and row.deleted
         if gone:
@@ -188,17 +194,16 @@ async def _store(connection: Connection, rows: dict[str, _Row]) -> None:
         elif row.changed:
             changed.append(row.task)
         events += row.events
-        commands += row.commands
+        keys += row.event_keys
     if deleted:
         await connection.run(_DELETE_EVENTS, deleted)
         await connection.run(_DELETE_TASKS, deleted)
     if created:
         await connection.run(_INSERT_TASKS, *_task_arrays(created))
     if len(changed) == len(events) == 1:
-        (command,) = commands
-        await connection.run(_REPORT_ONE, *_changing(changed[0]), *events[0], *_key(command))
+        await connection.run(_REPORT_ONE, *_changing(changed[0]), *events[0], *keys[0])
     elif events:
-        arrays = (*zip(*events, strict=True), *zip(*map(_key, commands), strict=True))
+        arrays = (*zip(*events, strict=True), *zip(*keys, strict=True))
         if changed:
             await connection.run(_REPORT, *_changing(tuple(zip(*changed, strict=True))), *arrays)
         else:
@@ -215,12 +220,6 @@ def _task_arrays(born: Iterable[Task]) -> Iterable[Sequence[Any]]:
 def _changing(task: Sequence[Any]) -> Iterable[Any]:
     """Of a task's fields, or of columns in the same order, those that a report changes, after the ID."""
     return (*task[:3], task[4], *task[7:12])
-
-
-def _key(command: Create | Report) -> tuple[str | None, bytes | None]:
-    if isinstance(command, Report) and command.idempotency_key is not None:
-        return command.idempotency_key, command.fingerprint()
-    return None, None
 
 
 _CHANGING: Final = tuple(_changing(Task._fields))

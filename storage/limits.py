@@ -46,7 +46,9 @@ def check_name(name: str, value: str, characters_max: int) -> None:
     """Refuse an identifier that is empty, too long or not text."""
     if not 0 < len(value) <= characters_max:
         raise BadInput(f"{name} must have 1 to {characters_max} characters, got {len(value)}.")
-    check_text(name, value)
+    # Nearly every one is, and there is nothing to say about it.
+    if not (value.isascii() and "\0" not in value):
+        check_text(name, value)
 
 
 def check_message(name: str, value: str) -> None:

@@ -70,6 +70,10 @@ async def test_a_plan_that_was_made_while_the_tables_were_small_is_good_when_the
             # What an index is asked for is the key; nothing is read and then thrown away.
             assert lines.count("Index Cond") == len(indexes), f"{name}:\n{lines}"
             assert "Filter: (task" not in lines, f"{name}:\n{lines}"
+    # Rows are locked one by one, in order of their keys.
+    lock = after[list(KEYED).index("lock")]
+    assert re.match(r'Nested Loop\s+->  Sort\s+Sort Key: .* COLLATE "C"', lock), lock
+    assert lock.index("Sort Key") < lock.index("LockRows") < lock.index(TASKS), lock
 
 
 async def plan(driver: asyncpg.Connection, number: int, values: Sequence[Any]) -> str:
