@@ -261,12 +261,19 @@ class _Writer:
             except Exception as error:
                 raise located(error) from error
 
-        self._namespace |= {"located": located, "awaited": awaited, "stream": assert_event_stream}
+        self._namespace |= {
+            "Irregular": Irregular,
+            "located": located,
+            "awaited": awaited,
+            "stream": assert_event_stream,
+        }
         lines = ["def begin(run):"]
-        call = self._direct(lines, 1, root_field, local, "run.root", self._constant(f"path_{local}", path))
         _add(lines, 1, "try:")
+        call = self._direct(lines, 2, root_field, local, "run.root", self._constant(f"path_{local}", path))
         _add(lines, 2, f"{local} = {call}")
         _add(lines, 2, f"return awaited({local}) if awaitable({local}) else stream({local})")
+        _add(lines, 1, "except Irregular:")
+        _add(lines, 2, "raise")
         _add(lines, 1, "except Exception as error:")
         _add(lines, 2, "raise located(error) from error")
         self._functions.append("\n".join(lines))

@@ -240,7 +240,9 @@ class Executor:
         compiled = self._function(variables.coerced)
         if compiled is not None and compiled.begin is not None:
             with suppress(Irregular):
-                return compiled.begin(_Run(self, variables, context, None))
+                begun: AsyncIterable[Any] | Awaitable[AsyncIterable[Any]]
+                begun = compiled.begin(_Run(self, variables, context, None))
+                return begun
         found = create_source_event_stream(self._core(self._variable_values(variables), context, None))
         if isawaitable(found):
             return _awaited_source(found)

@@ -53,7 +53,7 @@ class Rendering:
         if kept is not None or not self._executor.immediate:
             return kept
         result = self._execute(event)
-        assert isinstance(result, ExecutionResult)
+        assert isinstance(result, ExecutionResult), "a resolver gave an awaitable that nothing had announced"
         return self._renderings.keep(self, event, body(result))
 
     async def get(self, event: Any) -> bytes:

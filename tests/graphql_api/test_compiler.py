@@ -306,8 +306,8 @@ async def test_an_event_needs_no_waiting_when_only_plain_fields_are_selected() -
 async def test_a_subscription_that_cannot_begin_says_where() -> None:
     found = executor('subscription { taskUpdates(taskId: "T-1") { type } }', on=schema)
     source = found.source(found.coerce(None), context(StandIn("s"), [Permission.READ]))
-    assert isawaitable(source)
-    async for update in await source:
+    assert not isawaitable(source)
+    async for update in source:
         assert isinstance(found.execute(found.coerce(None), None, update), ExecutionResult)
     # An argument that its type does not take is graphql-core's to refuse.
     bad = executor("subscription ($n: Int = 1) { ticks(count: $n) { name } }")
