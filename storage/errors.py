@@ -111,7 +111,13 @@ class NotConnected(Unavailable):
 
 
 class OutcomeUnknown(Unavailable):
-    """The connection died during COMMIT, so nobody here can know whether the change was made."""
+    """The connection broke while something was put on disk, so nobody here can know whether it was."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The connection to the database broke during the commit: the change may or may not have been made. "
+            "Try again with the same idempotencyKey, or read the task."
+        )
 
 
 class StartupError(Exception):

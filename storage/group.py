@@ -1,17 +1,22 @@
 """What a group of commands does, all but its commit: lock the tasks' rows, let the rules decide, write what came of it.
 
+Reports on tasks that this process remembers are decided first, and written by one statement that locks each row and
+sees that it still is what was remembered. Those of which that is not true, and all other commands, go the long way.
+
 The number of statements does not depend on the size of the group, and nothing is done per command that can be done per
 group. A group that locks one row, or reports one thing, is most common when little happens: it has statements of its
 own, without arrays.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     Column,
     ColumnElement,
     FromClause,
@@ -31,9 +36,10 @@ from sqlalchemy.dialects.postgresql import JSONB, array, insert
 from sqlalchemy.types import TypeEngine
 
 from storage.commands import Command, Create, Report, size_of
-from storage.errors import IdempotencyConflict, Refusal
+from storage.errors import IdempotencyConflict, OutcomeUnknown, Refusal
 from storage.lifecycle import decide
 from storage.pool import Connection, compiled
+from storage.remembered import Remembered
 from storage.tables import task_columns, task_events, task_of, tasks
 from storage.task import Event, Task, Update, UpdateType, update_of
 
@@ -72,18 +78,24 @@ class _Row:
 
 
 async def write(
-    connection: Connection, commands: Sequence[Command], now: datetime
+    connection: Connection, commands: Sequence[Command], now: datetime, seen: Mapping[str, Task]
 ) -> tuple[list[Outcome], list[Update]]:
     """Do what the commands ask, in the transaction that is open; return what came of each, and what to publish, both
     true once the transaction is committed.
+
+    The commands on a task that was `seen` may have been done before, by a connection that broke. If the task still is
+    as it was, they were not, and never will be; else nobody knows.
     """
     rows = await _insert_new(connection, commands, now)
     await _lock_old(connection, commands, rows)
     await _look_up_keys(connection, commands, rows)
     outcomes: list[Outcome] = []
     for command in commands:
+        row = rows[command.task_id]
         try:
-            outcomes.append(_fold(rows[command.task_id], command, now))
+            if command.task_id in seen and not row.events and not _same(row.task, seen[command.task_id]):
+                raise OutcomeUnknown
+            outcomes.append(_fold(row, command, now))
         except Refusal as refusal:
             outcomes.append(refusal)
     await _store(connection, rows)
@@ -93,6 +105,68 @@ async def write(
         if row.task is not None and row.events:
             updates.append(update_of(row.task, tuple(row.events), row.size))
     return outcomes, updates
+
+
+async def write_remembered(
+    connection: Connection, commands: Sequence[Command], now: datetime, remembered: Remembered
+) -> tuple[dict[int, Outcome], list[Update]]:
+    """Do what can be decided from memory, in one statement that is a transaction of its own; return what came of those
+    commands, by their place, and what to publish. Nothing was done of the other commands.
+    """
+    rows: dict[str, _Row] = {}
+    others: set[str] = set()
+    tasks_then: list[Task | None] = []
+    for command in commands:
+        task = None
+        if command.task_id not in others:
+            row = rows.get(command.task_id)
+            if row is None:
+                row = rows[command.task_id] = _Row(True, remembered.get(command.task_id))
+            if row.task is not None and isinstance(command, Report) and command.idempotency_key is None:
+                # It may be that what is remembered is no longer so; who may be refused is asked about under the lock.
+                with suppress(Refusal):
+                    task = _fold(row, command, now)
+            if task is None:
+                # Commands on one task stay in order: all go one way.
+                others.add(command.task_id)
+        tasks_then.append(task)
+    for task_id in others:
+        rows.pop(task_id, None)
+    if not rows:
+        return {}, []
+    written = await _report_remembered(connection, rows, remembered)
+    for task_id in rows.keys() - written:
+        remembered.forget(task_id)
+    updates = []
+    for task_id in written:
+        row = rows[task_id]
+        assert row.task is not None
+        updates.append(update_of(row.task, tuple(row.events), row.size))
+    return {place: tasks_then[place] for place, command in enumerate(commands) if command.task_id in written}, updates
+
+
+async def _report_remembered(connection: Connection, rows: dict[str, _Row], remembered: Remembered) -> set[str]:
+    """Write what the reports made of tasks that still are as they were remembered; the IDs of those tasks."""
+    # In order of task_id, as rows are locked.
+    changed = [row.task for _, row in sorted(rows.items()) if row.task is not None]
+    known = [remembered.get(task.task_id) for task in changed]
+    seen = [(task.seq, task.created_at) for task in known if task is not None]
+    events = [event for row in rows.values() for event in row.events]
+    if len(events) == 1:
+        found = await connection.run(_REPORT_ONE_IF_SEEN, *_changing(changed[0]), *seen[0], *events[0], *_NO_KEY)
+    else:
+        found = await connection.run(
+            _REPORT_IF_SEEN,
+            *_changing(tuple(zip(*changed, strict=True))),
+            *zip(*seen, strict=True),
+            *zip(*events, strict=True),
+            *zip(*[_NO_KEY] * len(events), strict=True),
+        )
+    return {task_id for (task_id,) in found}
+
+
+def _same(task: Task | None, seen: Task) -> bool:
+    return task is not None and (task.seq, task.created_at) == (seen.seq, seen.created_at)
 
 
 async def _insert_new(connection: Connection, commands: Sequence[Command], now: datetime) -> dict[str, _Row]:
@@ -223,6 +297,8 @@ def _changing(task: Sequence[Any]) -> Iterable[Any]:
 
 
 _CHANGING: Final = tuple(_changing(Task._fields))
+# The number of the latest event that a decision rests on.
+_SEEN_SEQ: Final = Column("seen_seq", BigInteger)
 _EVENT: Final = (*Event._fields, "idempotency_key", "fingerprint")
 
 
@@ -253,12 +329,15 @@ def _insert_tasks() -> Any:
     return insert(tasks).from_select(tasks.c.keys(), select(_sent("task", list(tasks.c), many=True)))
 
 
-def _insert_events(*, many: bool) -> Any:
+def _insert_events(*, many: bool, of: Any = None) -> Any:
     sent = _sent("event", [task_events.c[name] for name in _EVENT], many=many)
     # As it will be read: PostgreSQL writes 1e308 out in full.
     of_metadata = func.coalesce(func.octet_length(cast(sent.c.metadata, Text)), literal_column("0"))
     size = func.octet_length(sent.c.message) + of_metadata
-    return insert(task_events).from_select([*_EVENT, "size"], select(sent, size))
+    events = select(sent, size)
+    return insert(task_events).from_select(
+        [*_EVENT, "size"], events if of is None else events.where(sent.c.task_id.in_(of))
+    )
 
 
 def _report(*, many: bool) -> Any:
@@ -268,6 +347,22 @@ def _report(*, many: bool) -> Any:
     same = tasks.c.task_id == any_(array([sent.c.task_id]))
     changed = update(tasks).where(same).values({name: sent.c[name] for name in _CHANGING[1:]})
     return _insert_events(many=many).add_cte(changed.cte("changed"))
+
+
+def _report_if_seen(*, many: bool) -> Any:
+    """The same for tasks that still have the number that was seen; it returns the IDs of those."""
+    sent = _sent("task", [*(tasks.c[name] for name in _CHANGING), _SEEN_SEQ, tasks.c.created_at], many=many)
+    same = tasks.c.task_id == any_(array([sent.c.task_id]))
+    # The time of birth is compared in a way that no index of the list could serve.
+    changed = (
+        update(tasks)
+        .where(same, tasks.c.seq == sent.c.seen_seq, tasks.c.created_at.is_not_distinct_from(sent.c.created_at))
+        .values({name: sent.c[name] for name in _CHANGING[1:]})
+        .returning(tasks.c.task_id)
+        .cte("changed")
+    )
+    written = _insert_events(many=many, of=select(changed.c.task_id)).cte("written")
+    return select(changed.c.task_id).add_cte(written)
 
 
 def _names(prefix: str, columns: Iterable[str]) -> list[str]:
@@ -306,6 +401,13 @@ _INSERT_NEW_TASKS: Final = compiled(
 )
 _REPORT: Final = compiled(_report(many=True), *_names("task", _CHANGING), *_names("event", _EVENT))
 _REPORT_ONE: Final = compiled(_report(many=False), *_names("task", _CHANGING), *_names("event", _EVENT))
+_SEEN: Final = ("seen_seq", "created_at")
+_REPORT_IF_SEEN: Final = compiled(
+    _report_if_seen(many=True), *_names("task", (*_CHANGING, *_SEEN)), *_names("event", _EVENT)
+)
+_REPORT_ONE_IF_SEEN: Final = compiled(
+    _report_if_seen(many=False), *_names("task", (*_CHANGING, *_SEEN)), *_names("event", _EVENT)
+)
 _INSERT_EVENTS: Final = compiled(_insert_events(many=True), *_names("event", _EVENT))
 _DELETE_EVENTS: Final = compiled(
     delete(task_events).where(task_events.c.task_id == any_(array([_gone.c.task_id]))), "task_ids"

@@ -27,7 +27,14 @@ NOT_IN_TIME: Final = "The database did not answer in time; try again."
 # the tables were small would scan them when they are large, until somebody analyzes them: a hundred times slower at
 # 100,000 tasks. So there must be no plan but the one by the index, and each statement that names its rows is written so
 # that there is none. Those that list or count rows are planned each time, see `begin_list`.
-_PLANNING: Final = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "enable_bitmapscan": "off"}
+# Reports are updated in the order in which they are sent, row by row, and so locked in that order.
+_PLANNING: Final = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_indexscan": "on",
+    "enable_nestloop": "on",
+}
 _BEGIN_LIST: Final = (
     "BEGIN READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan;"
     " SET LOCAL enable_seqscan = on; SET LOCAL enable_bitmapscan = on"

@@ -8,7 +8,7 @@ flush of the disk.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -17,9 +17,10 @@ from storage.commands import Command, size_of
 from storage.database import is_connection_failure, is_dead_connection, is_passing, sqlstate
 from storage.errors import NotConnected, OutcomeUnknown, Unavailable
 from storage.feed import Feed
-from storage.group import Outcome, write
+from storage.group import Outcome, write, write_remembered
 from storage.pool import NOT_IN_TIME, Connection, Pool
-from storage.task import Task, Update
+from storage.remembered import Remembered
+from storage.task import Task, Update, UpdateType
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +31,6 @@ ALONE_LOCK_TIMEOUT_MS: Final = 10
 # When the log is read after a commit whose outcome is unknown: it may still be on its way.
 LOOK_AFTER_S: Final = (0, 2, 15)
 _LOCK_NOT_AVAILABLE: Final = "55P03"
-_OUTCOME_UNKNOWN: Final = (
-    "The connection to the database broke during the commit: the change may or may not have been made. "
-    "Try again with the same idempotencyKey, or read the task."
-)
 
 
 @dataclass(slots=True)
@@ -64,6 +61,7 @@ class Writer:
         self._clock = clock
         self._waiting: deque[_Entry] = deque()
         self._waiting_bytes = 0
+        self._remembered = Remembered()
         # Those that are being worked off.
         self._group: list[_Entry] = []
         self._news = asyncio.Event()
@@ -112,7 +110,7 @@ class Writer:
                     except Exception:
                         # A fault of ours, after the commit for all we know. The writer goes on.
                         log.exception("A group of %d commands was not ended in order.", len(self._group))
-                        self._leave_unknown(self._group, OutcomeUnknown(_OUTCOME_UNKNOWN))
+                        self._leave_unknown(self._group, OutcomeUnknown())
                 if self._closing:
                     return
         finally:
@@ -133,7 +131,12 @@ class Writer:
         return group
 
     async def _work_off(self, group: list[_Entry]) -> None:
-        error = await self._attempt(group)
+        error: Exception | None
+        group, error = await self._attempt_from_memory(group)
+        if error is not None and is_dead_connection(error):
+            error = await self._attempt_again(group, error)
+        elif error is None and group:
+            error = await self._attempt(group)
         if error is None:
             return
         if isinstance(error, OutcomeUnknown):
@@ -167,40 +170,94 @@ class Writer:
         for entry in group:
             _answer(entry, error)
         task_ids = {entry.command.task_id for entry in group}
+        for task_id in task_ids:
+            self._remembered.forget(task_id)
         for wait_s in LOOK_AFTER_S:
             asyncio.get_running_loop().call_later(wait_s, self._feed.look, task_ids)
 
-    async def _attempt(self, group: list[_Entry], lock_timeout_ms: int | None = None) -> Exception | None:
-        """Commit the group and answer its callers, or return why the database would not have it."""
+    async def _attempt_from_memory(self, group: list[_Entry]) -> tuple[list[_Entry], Exception | None]:
+        """Do what can be done without reading first; return what is left, and why the database would not have it."""
+        if not any(self._remembered.get(entry.command.task_id) for entry in group):
+            return group, None
+        try:
+            if self._connection is not None and not self._connection.sound:
+                self._disconnect()
+            if self._connection is None:
+                self._connection = await self._pool.acquire()
+        except NotConnected as error:
+            return group, error
+        try:
+            outcomes, updates = await write_remembered(
+                self._connection, [entry.command for entry in group], self._clock(), self._remembered
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it is, the callers must hear of it and the loop go on
+            if is_connection_failure(error):
+                self._disconnect()
+            if is_connection_failure(error) and not is_dead_connection(error):
+                # Who has waited for an answer as long as one may does not wait again.
+                return group, _unknown(error)
+            return group, error
+        for place, outcome in outcomes.items():
+            _answer(group[place], outcome)
+        await self._published(updates)
+        return [entry for place, entry in enumerate(group) if place not in outcomes], None
+
+    async def _attempt_again(self, group: list[_Entry], broken: Exception) -> Exception | None:
+        """Do what was under way when the connection broke, unless it turns out that it may have been done."""
+        seen = {entry.command.task_id: self._remembered.get(entry.command.task_id) for entry in group}
+        error = await self._attempt(group, seen={task_id: task for task_id, task in seen.items() if task is not None})
+        if error is None or isinstance(error, OutcomeUnknown):
+            return error
+        return _unknown(broken)
+
+    async def _attempt(
+        self, group: list[_Entry], lock_timeout_ms: int | None = None, seen: Mapping[str, Task] | None = None
+    ) -> Exception | None:
+        """Commit the group and answer its callers, or return why the database would not have it.
+
+        Of tasks that are no longer as they were `seen`, nobody knows what became of these commands.
+        """
         try:
             try:
-                outcomes, updates = await self._commit(group, lock_timeout_ms)
+                outcomes, updates = await self._commit(group, lock_timeout_ms, seen or {})
             except Exception as error:
                 if not is_dead_connection(error):
                     raise
                 # Most often it died while it lay idle. Nothing was committed, so a fresh one may try.
-                outcomes, updates = await self._commit(group, lock_timeout_ms)
+                outcomes, updates = await self._commit(group, lock_timeout_ms, seen or {})
         except Exception as error:  # noqa: BLE001 - whatever it is, the callers must hear of it and the loop go on
             return error
         for entry, outcome in zip(group, outcomes, strict=True):
             _answer(entry, outcome)
-        for change in updates:
-            await self._feed.publish(change)
+        unsure = [entry for entry, outcome in zip(group, outcomes, strict=True) if isinstance(outcome, OutcomeUnknown)]
+        if unsure:
+            self._leave_unknown(unsure, _unknown(NotConnected(NOT_IN_TIME)))
+        await self._published(updates)
         return None
 
+    async def _published(self, updates: Sequence[Update]) -> None:
+        """Tell of what was committed, and remember it."""
+        for change in updates:
+            if change.type is UpdateType.DELETE:
+                self._remembered.forget(change.task.task_id)
+            else:
+                self._remembered.keep(change.task)
+        for change in updates:
+            await self._feed.publish(change)
+
     async def _commit(
-        self, group: Sequence[_Entry], lock_timeout_ms: int | None
+        self, group: Sequence[_Entry], lock_timeout_ms: int | None, seen: Mapping[str, Task]
     ) -> tuple[Sequence[Outcome], Sequence[Update]]:
         if self._connection is None:
             self._connection = await self._pool.acquire()
         connection = self._connection
         try:
             await connection.begin(lock_timeout_ms)
-            done = await write(connection, [entry.command for entry in group], self._clock())
+            done = await write(connection, [entry.command for entry in group], self._clock(), seen)
             try:
                 await connection.commit()
             except Exception as error:
-                raise OutcomeUnknown(_OUTCOME_UNKNOWN) from error
+                raise _unknown(error) from error
         except BaseException as error:
             # A connection on which the database said no is good: kept, so that no readers stand before us in a queue.
             if isinstance(error, OutcomeUnknown) or not await _rolled_back(connection):
@@ -224,6 +281,12 @@ async def _rolled_back(connection: Connection) -> bool:
     except Exception:  # noqa: BLE001 - whatever it is, the connection is not to be trusted
         return False
     return True
+
+
+def _unknown(error: Exception) -> OutcomeUnknown:
+    unknown = OutcomeUnknown()
+    unknown.__cause__ = error
+    return unknown
 
 
 def _answer(entry: _Entry, outcome: Task | Exception | None) -> None:

@@ -8,12 +8,14 @@ from typing import Any, Final
 
 import pytest
 
-from storage import AddEvent, Command, Event, EventType, Storage, Task, Update, Watch, open_storage
+from storage import AddEvent, Command, Event, EventType, Storage, Task, Update, Watch, group, open_storage
 from storage.pool import Connection, Pool
 from tests.postgres import session
 
 # The message of every first event.
 CREATED: Final = "Task created"
+# Statements that put something on disk: the end of a transaction, and those that are one.
+COMMITS: Final = ("COMMIT", group._REPORT_IF_SEEN, group._REPORT_ONE_IF_SEEN)
 
 
 def note(task_id: str = "T", message: str = "m", **arguments: Any) -> AddEvent:
@@ -125,9 +127,8 @@ def spied(storage: Storage) -> Iterator[Spy]:
     spy = Spy()
 
     async def on_statement(_: Connection, statement: str) -> None:
-        if statement == "COMMIT":
-            spy.commits += 1
-        elif statement not in ("BEGIN", "ROLLBACK"):
+        spy.commits += statement in COMMITS
+        if statement not in ("BEGIN", "COMMIT", "ROLLBACK"):
             spy.statements.append(statement)
 
     acquire = Pool.acquire
@@ -146,7 +147,7 @@ def at_commit(storage: Storage, act: Callable[[Any], Awaitable[object]]) -> Iter
     """Do something with the driver's connection just before it commits."""
 
     async def on_statement(connection: Connection, statement: str) -> None:
-        if statement == "COMMIT":
+        if statement in COMMITS:
             await act(connection.driver)
 
     with _before_each(storage, on_statement):

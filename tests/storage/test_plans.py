@@ -24,6 +24,8 @@ KEYED: Final[dict[str, tuple[str, Sequence[Any], list[str]]]] = {
     "used keys": (group._USED_KEYS, [IDS, ["k", "k"]], ["task_events_task_id_idempotency_key"]),
     "report one": (group._REPORT_ONE, [None] * 18, [TASKS]),
     "report": (group._REPORT, [None] * 18, [TASKS]),
+    "report one if seen": (group._REPORT_ONE_IF_SEEN, [None] * 20, [TASKS]),
+    "report if seen": (group._REPORT_IF_SEEN, [None] * 20, [TASKS]),
     "delete events": (group._DELETE_EVENTS, [IDS], [EVENTS]),
     "delete tasks": (group._DELETE_TASKS, [IDS], [TASKS]),
     "tasks": (reader._TASKS, [IDS], [TASKS]),
@@ -74,6 +76,11 @@ async def test_a_plan_that_was_made_while_the_tables_were_small_is_good_when_the
     lock = after[list(KEYED).index("lock")]
     assert re.match(r'Nested Loop\s+->  Sort\s+Sort Key: .* COLLATE "C"', lock), lock
     assert lock.index("Sort Key") < lock.index("LockRows") < lock.index(TASKS), lock
+    # Or updated so: in the order in which they are sent, which is that of their keys.
+    report = after[list(KEYED).index("report if seen")]
+    assert re.search(r"Update on tasks\s+->  Nested Loop\s+->  Function Scan on unnest .*\s+->  Index Scan", report), (
+        report
+    )
 
 
 async def plan(driver: asyncpg.Connection, number: int, values: Sequence[Any]) -> str:
