@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from graphql_api.errors import Forbidden, Unauthenticated
 from graphql_api.settings import Access
-from graphql_api.tokens import Tokens
+from graphql_api.tokens import TOKEN_CHARACTERS_MAX, Tokens
 from storage import Keys, Permission, Unavailable
 
 T = TypeVar("T")
@@ -22,7 +22,9 @@ log = logging.getLogger(__name__)
 # How long an open stream believes in its credential; with what the keys believe it is less than ten seconds.
 STREAMS_BELIEVE_S: Final = 4.0
 # Credentials of open streams that are remembered; one that is forgotten is looked at again.
-BELIEVED_CREDENTIALS_MAX: Final = 10_000
+BELIEVED_CREDENTIALS_MAX: Final = 2_000
+# A token, and the word before it.
+AUTHORIZATION_CHARACTERS_MAX: Final = TOKEN_CHARACTERS_MAX + 64
 _ANYONE: Final = {
     Access.OPEN: frozenset({Permission.READ, Permission.REPORT}),
     Access.KEYED: frozenset({Permission.READ}),
@@ -66,6 +68,8 @@ class Doorkeeper:
         """Whoever an `Authorization` value stands for; Unauthenticated when it stands for nobody."""
         if authorization is None:
             return self._anonymous
+        if len(authorization) > AUTHORIZATION_CHARACTERS_MAX:
+            raise Unauthenticated(f"The Authorization must have at most {AUTHORIZATION_CHARACTERS_MAX} characters.")
         scheme, _, credential = authorization.strip().partition(" ")
         if scheme.lower() != "bearer" or not credential.strip():
             raise Unauthenticated('The Authorization must be "Bearer" and an API key or a token.')

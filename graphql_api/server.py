@@ -144,7 +144,7 @@ def _settle_memory() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(GARBAGE_OBJECTS_MAX, 20, 20)
+    gc.set_threshold(GARBAGE_OBJECTS_MAX, 10, 10)
 
 
 @contextmanager

@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 BUFFERED_UPDATES_MAX: Final = 64
 BUFFERED_EVENTS_MAX: Final = 256
 BUFFERED_BYTES_MAX: Final = 1024 * 1024
-# Subscribers that hear of an update before everybody else has a turn.
-HEARD_IN_A_ROW: Final = 500
+# How long subscribers are told before everybody else has a turn.
+TURN_S: Final = 0.005
 
 
 class Listener(Protocol):
@@ -158,19 +158,20 @@ class Feed:
         if not remaining:
             self._subscribers.pop(task_id, None)
 
-    async def publish(self, update: Update) -> None:
-        """Tell the task's subscribers. Call it after the commit, in the order of commits.
+    async def publish(self, *updates: Update) -> None:
+        """Tell the tasks' subscribers. Call it after the commit, in the order of commits.
 
-        It waits for none of them; where they are many, others get a turn in between.
+        It waits for none of them; where that takes long, others get a turn in between.
         """
-        subscribers = self._subscribers.get(update.task.task_id)
-        if subscribers is None:
-            return
-        # A copy: whoever hears of an end leaves.
-        for number, subscriber in enumerate(tuple(subscribers), start=1):
-            subscriber.put(update)
-            if number % HEARD_IN_A_ROW == 0:
-                await asyncio.sleep(0)
+        clock = asyncio.get_running_loop().time
+        turn_ends_at = clock() + TURN_S
+        for update in updates:
+            # A copy: whoever hears of an end leaves.
+            for subscriber in tuple(self._subscribers.get(update.task.task_id, ())):
+                subscriber.put(update)
+                if clock() > turn_ends_at:
+                    await asyncio.sleep(0)
+                    turn_ends_at = clock() + TURN_S
 
     def look(self, task_ids: Iterable[str]) -> None:
         """Say that the log of these tasks may hold something that was not published."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -291,12 +292,19 @@ def _task_arrays(born: Iterable[Task]) -> Iterable[Sequence[Any]]:
     return columns
 
 
-def _changing(task: Sequence[Any]) -> Iterable[Any]:
-    """Of a task's fields, or of columns in the same order, those that a report changes, after the ID."""
-    return (*task[:3], task[4], *task[7:12])
-
-
-_CHANGING: Final = tuple(_changing(Task._fields))
+# Of a task's fields, or of columns in the same order, those that a report changes, after the ID.
+_CHANGING: Final = (
+    "task_id",
+    "status",
+    "progress",
+    "seq",
+    "updated_at",
+    "started_at",
+    "completed_at",
+    "failed_at",
+    "canceled_at",
+)
+_changing = itemgetter(*map(Task._fields.index, _CHANGING))
 # The number of the latest event that a decision rests on.
 _SEEN_SEQ: Final = Column("seen_seq", BigInteger)
 _EVENT: Final = (*Event._fields, "idempotency_key", "fingerprint")

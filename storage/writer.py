@@ -242,8 +242,7 @@ class Writer:
                 self._remembered.forget(change.task.task_id)
             else:
                 self._remembered.keep(change.task)
-        for change in updates:
-            await self._feed.publish(change)
+        await self._feed.publish(*updates)
 
     async def _commit(
         self, group: Sequence[_Entry], lock_timeout_ms: int | None, seen: Mapping[str, Task]

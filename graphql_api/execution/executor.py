@@ -47,7 +47,7 @@ from graphql_api.execution.selection import Declined
 
 # Functions that are kept for one operation: each combination of the variables in @skip and @include has its own.
 # Beyond, graphql-core runs it.
-COMBINATIONS_MAX: Final = 16
+COMBINATIONS_MAX: Final = 8
 # As graphql-core has it by default.
 VARIABLE_ERRORS_MAX: Final = 50
 
@@ -174,6 +174,7 @@ class Executor:
         self._coercion = _Coercion(schema, operation)
         self._compiler: Compiler | None = None
         self._functions: dict[tuple[Any, ...], Compiled | None] = {}
+        self._source_characters = 0
         self.declined: str | None = "It was not asked for."
         """Why the operation does not run compiled, if so."""
         if compiled:
@@ -181,7 +182,8 @@ class Executor:
                 self._compiler = Compiler(self._core(VariableValues({}, {}), None, None))
                 self.declined = None
                 if not self._compiler.flags:
-                    self._functions[()] = self._compiler.compile({})
+                    compiled_once = self._functions[()] = self._compiler.compile({})
+                    self._source_characters = len(compiled_once.source)
             except Declined as reason:
                 self._compiler = None
                 self.declined = str(reason)
@@ -267,7 +269,13 @@ class Executor:
         except Declined:
             compiled = None
         self._functions[key] = compiled
+        self._source_characters += len(compiled.source) if compiled else 0
         return compiled
+
+    @property
+    def source_characters(self) -> int:
+        """How much was compiled so far."""
+        return self._source_characters
 
     def sources(self) -> list[str]:
         """What was compiled so far, for whoever wants to read it."""

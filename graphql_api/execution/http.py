@@ -36,7 +36,8 @@ _STREAM_TYPES: Final = (EVENT_STREAM, MULTIPART)
 HEARTBEAT_S: Final = 15.0
 # Values of one header that are remembered with what they mean; clients send few different ones.
 REMEMBERED_HEADERS_MAX: Final = 256
-REMEMBERED_CHARACTERS_MAX: Final = 1_024
+# What is read of such a header.
+HEADER_CHARACTERS_MAX: Final = 1_024
 _NEEDS_STREAM: Final = (
     f"A subscription needs a client that accepts {EVENT_STREAM} or {MULTIPART}, "
     "or a WebSocket that speaks graphql-transport-ws."
@@ -169,7 +170,7 @@ class GraphQLOverHTTP:
         except Unavailable as error:
             raise Refused(503, error) from None
 
-        plan = self._plans.plan(operation.query, operation.operation_name)
+        plan = await self._plans.plan(operation.query, operation.operation_name)
         context = Context(self._storage, viewer)
         if method == "GET" and plan.operation_type is OperationType.MUTATION:
             raise Refused(405, BadInput("A mutation must be sent by POST."), {"Allow": "POST"})
@@ -192,7 +193,7 @@ class GraphQLOverHTTP:
         try:
             async with asyncio.timeout(self._body_timeout_s):
                 message = await receive()
-                body = message.get("body", b"")
+                body = bytearray(message.get("body", b""))
                 while message.get("more_body", False):
                     if len(body) > self._body_bytes_max:
                         raise self._too_large()
@@ -305,9 +306,9 @@ async def _send(
 
 
 def _remembered(read: Callable[[str], T]) -> Callable[[str], T]:
-    """What a header means, remembered for values that are short."""
+    """What a header means, remembered."""
     remembering = lru_cache(REMEMBERED_HEADERS_MAX)(read)
-    return lambda value: remembering(value) if len(value) <= REMEMBERED_CHARACTERS_MAX else read(value)
+    return lambda value: remembering(value[:HEADER_CHARACTERS_MAX])
 
 
 @_remembered

@@ -3,6 +3,7 @@
 Both kinds of endpoint run operations through here, so that an operation means the same on each.
 """
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -29,25 +30,29 @@ from graphql_api.execution.executor import Executor, Variables, VariablesRefused
 from graphql_api.execution.rendering import Rendering, Renderings, body
 from storage import BadInput, Refusal
 
-# Plans that are kept. A plan keeps a parsed document, which is some fifty times as large as its text.
+# Plans that are kept, and roughly their bytes.
 PLANS_MAX: Final = 500
-PLANNED_CHARACTERS_MAX: Final = 1_000_000
+PLANNED_BYTES_MAX: Final = 64 * 1024 * 1024
+# A parsed document is so many times as large as its text, and a compiled operation as its source.
+_DOCUMENT_TIMES: Final = 50
+_SOURCE_TIMES: Final = 6
 # Of these, so many may be plans that were asked for more than once, whatever new ones come.
 PROVEN_PLANS_MAX: Final = 375
 # Enough to mend a document by; finding all would take long in one that is made to have many.
 VALIDATION_ERRORS_MAX: Final = 10
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Plan:
     """An operation that can be run."""
 
     executor: Executor
     operation_type: OperationType
-    # The variables that the operation declares; others are not kept.
-    variables: frozenset[str]
     # The one field of a subscription, when it stands in the operation itself.
     root_field: FieldNode | None
+    # What it is thought to take in memory, all in all and for what was compiled.
+    bytes: int = 0
+    source_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,14 @@ class Stream:
 
     events: AsyncIterator[Any]
     rendering: Rendering
+    # The one field of the operation, when it stands in the operation itself.
+    root_field: FieldNode | None
+
+    def broken_off(self, error: Exception) -> "RequestRefused":
+        """What a subscriber is told of an error in the source: it has no place but the one root field."""
+        field = self.root_field
+        place = [(field.alias or field.name).value] if field else []
+        return RequestRefused([present(located_error(error, [field] if field else None, place))])
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +130,30 @@ class Plans:
         # documents that are sent once pushes out its own kind only.
         self._new: OrderedDict[tuple[str, str | None], Plan] = OrderedDict()
         self._proven: OrderedDict[tuple[str, str | None], Plan] = OrderedDict()
-        self._characters = 0
+        self._bytes = 0
+        self._making = asyncio.Lock()
         self._renderings = Renderings()
 
-    def plan(self, query: str, operation_name: str | None) -> Plan:
+    async def plan(self, query: str, operation_name: str | None) -> Plan:
         """The plan for an operation of a document; RequestRefused when there can be none."""
         key = (query, operation_name)
+        plan = self._find(key)
+        if plan is None:
+            # One after the other, each in a turn of the loop of its own: it may take some milliseconds.
+            async with self._making:
+                plan = self._find(key)
+                if plan is None:
+                    plan = self._new[key] = self._make(query, operation_name)
+                    self._charge(plan, _DOCUMENT_TIMES * len(query))
+                    await asyncio.sleep(0)
+        # Another combination of @skip and @include may have been compiled since.
+        source_bytes = _SOURCE_TIMES * plan.executor.source_characters
+        if source_bytes != plan.source_bytes:
+            self._charge(plan, source_bytes - plan.source_bytes)
+            plan.source_bytes = source_bytes
+        return plan
+
+    def _find(self, key: tuple[str, str | None]) -> Plan | None:
         plan = self._proven.get(key)
         if plan is not None:
             self._proven.move_to_end(key)
@@ -130,16 +161,17 @@ class Plans:
         plan = self._new.pop(key, None)
         if plan is not None:
             self._proven[key] = plan
-            return plan
-        plan = self._make(query, operation_name)
-        self._new[key] = plan
-        self._characters += len(query)
-        while self.kept > PLANS_MAX or self._characters > PLANNED_CHARACTERS_MAX:
-            # The proven ones keep three quarters.
-            crowded = self._proven if len(self._proven) > PROVEN_PLANS_MAX or len(self._new) == 1 else self._new
-            (oldest, _), _ = crowded.popitem(last=False)
-            self._characters -= len(oldest)
         return plan
+
+    def _charge(self, plan: Plan, size: int) -> None:
+        """Count what a plan keeps, and drop plans that are too many."""
+        plan.bytes += size
+        self._bytes += size
+        while self.kept > PLANS_MAX or (self._bytes > PLANNED_BYTES_MAX and self.kept > 1):
+            # The proven ones keep three quarters.
+            crowded = self._new if len(self._new) > 1 and len(self._proven) <= PROVEN_PLANS_MAX else self._proven
+            _, oldest = (crowded or self._new).popitem(last=False)
+            self._bytes -= oldest.bytes
 
     @property
     def kept(self) -> int:
@@ -168,7 +200,6 @@ class Plans:
         return Plan(
             Executor(self._schema, document, operation, compiled=self._compiled),
             operation.operation,
-            frozenset(node.variable.name.value for node in operation.variable_definitions or ()),
             root_field if isinstance(root_field, FieldNode) else None,
         )
 
@@ -181,16 +212,14 @@ class Plans:
 
     async def open(self, plan: Plan, variables: dict[str, Any] | None, context: Context) -> Stream:
         """Begin a subscription; RequestRefused says why it cannot."""
-        # A stream may last for days: it keeps no variable that the operation does not declare.
-        given = {name: value for name, value in (variables or {}).items() if name in plan.variables}
-        coerced = _coerced(plan, given)
+        coerced = _coerced(plan, variables)
         try:
             events = plan.executor.source(coerced, context)
             if isawaitable(events):
                 events = await events
         except GraphQLError as error:
             raise RequestRefused([present(error)]) from error
-        return Stream(aiter(events), self._renderings.shared(plan.executor, given, coerced, context))
+        return Stream(aiter(events), self._renderings.shared(plan.executor, coerced, context), plan.root_field)
 
     async def stream(
         self, plan: Plan, variables: dict[str, Any] | None, context: Context
@@ -208,14 +237,7 @@ class Plans:
                 async for event in stream.events:
                     yield await stream.rendering.get(event)
             except Exception as error:
-                raise broken_off(plan, error) from error
-
-
-def broken_off(plan: Plan, error: Exception) -> RequestRefused:
-    """What a subscriber is told of an error in the source of its stream: it has no place but the one root field."""
-    place = [plan.root_field.alias or plan.root_field.name] if plan.root_field else []
-    located = located_error(error, [plan.root_field] if plan.root_field else None, [name.value for name in place])
-    return RequestRefused([present(located)])
+                raise stream.broken_off(error) from error
 
 
 def _coerced(plan: Plan, variables: dict[str, Any] | None) -> Variables:

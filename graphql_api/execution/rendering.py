@@ -7,7 +7,7 @@ made again.
 
 import asyncio
 import json
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -19,7 +19,7 @@ from graphql_api.context import Context
 from graphql_api.errors import present
 from graphql_api.execution.executor import Executor, Variables
 from graphql_api.execution.json import encode
-from storage import Storage
+from storage import Storage, Update
 
 # Renderings of events that are kept for the next who needs them.
 KEPT_MAX: Final = 256
@@ -80,13 +80,13 @@ class Renderings:
     def __init__(self) -> None:
         self._shared: WeakValueDictionary[tuple[Any, ...], Rendering] = WeakValueDictionary()
         # Oldest first. The event is kept with its bytes: as long as it is, nothing else has its address.
-        self._kept: dict[tuple[Rendering, int], tuple[Any, bytes]] = {}
+        self._kept: dict[tuple[Rendering, int], tuple[Update, bytes]] = {}
         self._bytes = 0
-        self._being_made: dict[tuple[Rendering, int], asyncio.Task[bytes]] = {}
+        self._being_made: dict[tuple[Rendering, int], _Making] = {}
 
-    def shared(self, executor: Executor, given: dict[str, Any], variables: Variables, context: Context) -> Rendering:
+    def shared(self, executor: Executor, variables: Variables, context: Context) -> Rendering:
         """The rendering of an operation with these variables for this viewer."""
-        key = (executor, _text(given), context.viewer)
+        key = (executor, _text(variables.given), context.viewer)
         rendering = self._shared.get(key)
         if rendering is None:
             rendering = Rendering(self, executor, variables, context.storage, context.viewer)
@@ -99,28 +99,46 @@ class Renderings:
         return None if kept is None else kept[1]
 
     def keep(self, rendering: Rendering, event: Any, rendered: bytes) -> bytes:
-        """Keep what an event became, for a while."""
+        """Keep what an event became, for a while, if others are sent the very same event: one that was published."""
+        if not isinstance(event, Update) or not event.size:
+            return rendered
         self._kept[rendering, id(event)] = (event, rendered)
-        self._bytes += len(rendered)
+        self._bytes += event.size + len(rendered)
         while len(self._kept) > KEPT_MAX or self._bytes > KEPT_BYTES_MAX:
-            _, oldest = self._kept.pop(next(iter(self._kept)))
-            self._bytes -= len(oldest)
+            oldest, its_bytes = self._kept.pop(next(iter(self._kept)))
+            self._bytes -= oldest.size + len(its_bytes)
         return rendered
 
-    async def once(self, rendering: Rendering, event: Any, making: Any) -> bytes:
+    async def once(self, rendering: Rendering, event: Any, making: Coroutine[Any, Any, bytes]) -> bytes:
         """Await what is being made of an event, by this or by whoever asked before."""
         key = (rendering, id(event))
-        task = self._being_made.get(key)
-        if task is None:
-            task = self._being_made[key] = asyncio.create_task(making, name="rendering")
-            task.add_done_callback(lambda _: self._being_made.pop(key))
+        made = self._being_made.get(key)
+        if made is None:
+            made = self._being_made[key] = _Making(asyncio.create_task(making, name="rendering"))
+            made.task.add_done_callback(lambda _: self._being_made.pop(key))
         else:
             making.close()
-        # Whoever goes away while it is made takes nothing from the others.
-        return await asyncio.shield(task)
+        made.waiting += 1
+        try:
+            # Whoever goes away while it is made takes nothing from the others.
+            return await asyncio.shield(made.task)
+        finally:
+            made.waiting -= 1
+            if not made.waiting:
+                made.task.cancel()
 
 
-def _text(given: dict[str, Any]) -> bytes:
+class _Making:
+    """An event that is being rendered, and how many wait for it."""
+
+    __slots__ = ("task", "waiting")
+
+    def __init__(self, task: asyncio.Task[bytes]) -> None:
+        self.task = task
+        self.waiting = 0
+
+
+def _text(given: Any) -> bytes:
     """The same bytes for the same variables, in whatever order a client names them."""
     try:
         return orjson.dumps(given, option=orjson.OPT_SORT_KEYS)

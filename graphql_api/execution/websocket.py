@@ -22,7 +22,7 @@ from graphql_api.auth import Doorkeeper
 from graphql_api.context import Context
 from graphql_api.errors import refusal
 from graphql_api.execution.json import decode, encode
-from graphql_api.execution.plan import Plan, Plans, RequestRefused, Stream, broken_off, read_operation
+from graphql_api.execution.plan import Plans, RequestRefused, Stream, read_operation
 from graphql_api.wire.websocket import INVALID_DATA, Headers, Refused, WebSocket
 from storage import BadInput, Refusal, Storage, TooLarge, Unavailable, Update, Watch
 
@@ -85,10 +85,10 @@ class GraphQLOverWebSocket:
         offered = [word.strip() for word in headers.get("sec-websocket-protocol", "").split(",")]
         return PROTOCOL if PROTOCOL in offered else None
 
-    def open(self, socket: WebSocket, headers: Headers) -> "Session":
+    def open(self, socket: WebSocket, headers: Headers, subprotocol: str | None) -> "Session":
         """Begin a session; one that does not speak our protocol ends at once."""
         session = Session(self, socket, headers.get("authorization"))
-        if self.choose(self.path, headers) is None:
+        if subprotocol is None:
             socket.close(SUBPROTOCOL_NOT_ACCEPTABLE, f"Subprotocol not acceptable; offer {PROTOCOL}")
         return session
 
@@ -107,7 +107,7 @@ class GraphQLOverWebSocket:
 class Operation:
     """One operation of a session, from `subscribe` to its last message."""
 
-    __slots__ = ("_next", "_session", "id", "plan", "size", "stream", "task")
+    __slots__ = ("_next", "_session", "id", "size", "stream", "task")
 
     def __init__(self, session: "Session", operation_id: str, size: int) -> None:
         self._session = session
@@ -119,7 +119,6 @@ class Operation:
         # While it has something to wait for.
         self.task: asyncio.Task[None] | None = None
         # Once it has begun, if it is a subscription.
-        self.plan: Plan | None = None
         self.stream: Stream | None = None
 
     def answer(self, body: bytes) -> None:
@@ -319,17 +318,17 @@ class Session:
         """Send the answers of an operation; return the message that ends it, or None when it listens for more."""
         if operation.stream is None:
             await self._begin(operation, payload)
-        stream, plan = operation.stream, operation.plan
-        if stream is not None and plan is not None:
+        stream = operation.stream
+        if stream is not None:
             if isinstance(stream.events, Watch):
-                await self._follow(operation, plan, stream.events)
+                await self._follow(operation, stream, stream.events)
                 if not stream.events.ended:
                     # Nothing is waited for any more, so this task ends.
                     operation.task = None
                     stream.events.listen(operation)
                     return None
             else:
-                await self._send_all(operation, plan, stream)
+                await self._send_all(operation, stream)
         return {"id": operation.id, "type": "complete"}
 
     async def _begin(self, operation: Operation, payload: dict[str, Any]) -> None:
@@ -338,10 +337,9 @@ class Session:
         request = read_operation(payload)
         # Asked anew for each operation: a key may have been revoked since the socket was opened.
         viewer = await endpoint.doorkeeper.viewer(self._authorization)
-        plan = endpoint.plans.plan(request.query, request.operation_name)
+        plan = await endpoint.plans.plan(request.query, request.operation_name)
         context = Context(endpoint.storage, viewer)
         if plan.operation_type is OperationType.SUBSCRIPTION:
-            operation.plan = plan
             operation.stream = await endpoint.plans.open(plan, request.variables, context)
             # A stream may last for days; what it does not need goes now.
             payload.clear()
@@ -351,14 +349,14 @@ class Session:
         if self._operations.get(operation.id) is operation:
             operation.answer(body)
 
-    async def _follow(self, operation: Operation, plan: Plan, watch: Watch) -> None:
+    async def _follow(self, operation: Operation, stream: Stream, watch: Watch) -> None:
         """Send what a watch has, until it has nothing more at the moment."""
         try:
             while True:
                 try:
                     update = await watch.fetch()
                 except Exception as error:
-                    raise broken_off(plan, error) from error
+                    raise stream.broken_off(error) from error
                 if update is None:
                     return
                 await self._send(operation, update)
@@ -366,7 +364,7 @@ class Session:
             watch.close()
             raise
 
-    async def _send_all(self, operation: Operation, plan: Plan, stream: Stream) -> None:
+    async def _send_all(self, operation: Operation, stream: Stream) -> None:
         """Send what any other stream has, until its end."""
         async with aclosing(stream.events):  # type: ignore[type-var]
             while True:
@@ -375,7 +373,7 @@ class Session:
                 except StopAsyncIteration:
                     return
                 except Exception as error:
-                    raise broken_off(plan, error) from error
+                    raise stream.broken_off(error) from error
                 await self._send(operation, event)
 
     async def _send(self, operation: Operation, event: Any) -> None:

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP with the bounds that it lacks: what a connection may cost before our code hears of it."""
+"""uvicorn's HTTP with the bounds that it lacks, and with each answer in one write."""
 
 import asyncio
 from typing import Any, Final
@@ -9,9 +9,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 HEADERS_BYTES_MAX: Final = 65_536
 # From the connection, or from the first bytes of a request, to the end of its headers.
 HEADERS_TIMEOUT_S: Final = 15.0
+# Requests on one connection that wait while another is answered.
+PIPELINED_REQUESTS_MAX: Final = 64
 
 
-class _Corked:
+class _Joined:
     """A transport as an answer sees it: what is written in one turn of the loop goes out in one write.
 
     uvicorn writes the head of an answer and its body one after the other, and each write is a call of the kernel.
@@ -36,7 +38,8 @@ class _Corked:
             self._due.cancel()
             self._due = None
             written, self._written = self._written, []
-            self._transport.write(b"".join(written))
+            if not self._transport.is_closing():
+                self._transport.write(b"".join(written))
 
     def close(self) -> None:
         """Close, when all is written."""
@@ -48,20 +51,23 @@ class _Corked:
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """HTTP whose headers have a size and a time. A request that comes in one piece costs no timer."""
+    """HTTP whose headers, trailers and pipelines have bounds, and whose connections always have something to wait for.
 
-    _corked: _Corked
+    A request that comes in one piece costs no timer.
+    """
 
+    _joined: _Joined
     _headers_due: asyncio.TimerHandle | None = None
     _headers_bytes = 0
-    # Whether a request has begun whose headers have not ended.
-    _in_headers = True
+    # Whether what was read last had any part that was complete, and what was read since the last such part.
+    _parsed = False
+    _unparsed_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect headers."""
         super().connection_made(transport)
-        self._corked = _Corked(transport)
-        self._headers_due = self.loop.call_later(HEADERS_TIMEOUT_S, transport.close)
+        self._joined = _Joined(transport)
+        self._expect_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Expect nothing more."""
@@ -69,45 +75,81 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take a read; see that its headers are not too many, and that the rest of them comes in time."""
+        """Take a read, and see that the next one comes in time unless a request is being answered."""
+        self._parsed = False
         super().data_received(data)
-        if self._in_headers:
-            self._count(len(data))
-            if self._headers_due is None:
-                self._headers_due = self.loop.call_later(HEADERS_TIMEOUT_S, self.transport.close)
+        self._unparsed_bytes = 0 if self._parsed else self._unparsed_bytes + len(data)
+        if self._unparsed_bytes > HEADERS_BYTES_MAX:
+            self.transport.close()
+        if not self._answering and self._headers_due is None and self.timeout_keep_alive_task is None:
+            self._expect_headers()
 
     def on_message_begin(self) -> None:
         """Expect headers, which begin now."""
         super().on_message_begin()
         self._headers_bytes = 0
-        self._in_headers = True
+
+    def on_url(self, url: bytes) -> None:
+        """Count it."""
+        super().on_url(url)
+        self._count(url, b"")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count it; what comes behind a body counts, too."""
+        self._count(name, value)
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Expect no more headers."""
         self._had_headers()
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEADERS_BYTES_MAX:
-            raise httptools.HttpParserError(f"more than {HEADERS_BYTES_MAX} bytes of headers")
+        if len(self.pipeline) >= PIPELINED_REQUESTS_MAX:
+            raise httptools.HttpParserError(f"more than {PIPELINED_REQUESTS_MAX} requests wait for their answers")
         super().on_headers_complete()
-        if self.cycle is not None:
-            self.cycle.transport = self._corked  # type: ignore[assignment]
+        cycle: Any = self.cycle
+        if cycle is not None:
+            cycle.transport = self._joined
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._parsed = True
+        super().on_body(body)
 
     def on_response_complete(self) -> None:
         """Send an answer that is complete."""
-        self._corked.flush()
+        self._joined.flush()
+        if self.cycle.more_body and not self._answering:
+            # Nobody wants the rest of the request.
+            self.transport.close()
         super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()
 
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over, and let go of what belonged to HTTP: sockets live long."""
+        if self.pipeline or self._answering:
+            # Whoever still answers on this connection would speak into the socket, and never hear of its end.
+            self.transport.close()
+            return
+        self._unset_keepalive_if_required()
         super().handle_websocket_upgrade()
         self.parser = None  # type: ignore[assignment]
 
+    @property
+    def _answering(self) -> bool:
+        """Whether the request that came last is being answered, or waits for that."""
+        cycle: Any = self.cycle
+        return cycle is not None and not cycle.response_complete
+
+    def _expect_headers(self) -> None:
+        self._headers_due = self.loop.call_later(HEADERS_TIMEOUT_S, self.transport.close)
+
     def _had_headers(self) -> None:
-        self._in_headers = False
         if self._headers_due is not None:
             self._headers_due.cancel()
             self._headers_due = None
 
-    def _count(self, size: int) -> None:
-        self._headers_bytes += size
-        if self._headers_bytes > HEADERS_BYTES_MAX and not self.transport.is_closing():
-            self.send_400_response("Too many headers.")
+    def _count(self, name: bytes, value: bytes) -> None:
+        self._parsed = True
+        self._headers_bytes += len(name) + len(value)
+        if self._headers_bytes > HEADERS_BYTES_MAX:
+            raise httptools.HttpParserError(f"more than {HEADERS_BYTES_MAX} bytes of headers")

@@ -10,7 +10,6 @@ loop of its own; while the peer does not read what it is sent, nothing more is t
 
 import asyncio
 import base64
-import binascii
 import logging
 import time
 from collections import deque
@@ -84,7 +83,7 @@ class Endpoint(Protocol):
     def choose(self, path: str, headers: Headers) -> str | None:
         """The subprotocol for a handshake, None for none; Refused when there is to be no socket."""
 
-    def open(self, socket: "WebSocket", headers: Headers) -> Session:
+    def open(self, socket: "WebSocket", headers: Headers, subprotocol: str | None) -> Session:
         """Begin a session on a socket that was accepted."""
 
 
@@ -135,6 +134,7 @@ class WebSocket(asyncio.Protocol):
         "_rest",
         "_scheduled",
         "_session",
+        "_unsent_bytes",
         "_watchman",
         "transport",
     )
@@ -162,6 +162,8 @@ class WebSocket(asyncio.Protocol):
         self._closing = False
         self._heard = True
         self._pinged = False
+        # What waited for the peer to read, when it was looked at.
+        self._unsent_bytes = 0
 
     # From the session.
 
@@ -214,6 +216,11 @@ class WebSocket(asyncio.Protocol):
         self._connections.discard(self)
         self._end()
         self._rest = b""
+        self._fragments = None
+        if self._frames is not None:
+            # It refers to itself by its parser, and would wait with its buffers for the garbage collector.
+            self._frames.parser = None  # type: ignore[assignment]
+            self._frames = None
         self.resume_writing()
 
     def pause_writing(self) -> None:
@@ -224,6 +231,7 @@ class WebSocket(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Let whoever waits speak."""
         self._full = False
+        self._heard = True
         if self._flow is not None:
             self._flow.set()
             self._flow = None
@@ -239,7 +247,11 @@ class WebSocket(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take what was read: the head of the handshake first, as uvicorn writes it down, then frames."""
         if self._frames is None:
-            self._shake_hands(data)
+            try:
+                self._shake_hands(data)
+            except Exception:
+                log.exception("A handshake failed.")
+                self.transport.abort()
         else:
             self._heard = True
             self._rest += data
@@ -271,7 +283,7 @@ class WebSocket(asyncio.Protocol):
             f"Sec-WebSocket-Accept: {accept_key(key)}\r\n{chosen}\r\n".encode()
         )
         self._frames = Frames(Side.SERVER, state=State.OPEN, max_size=self._endpoint.message_bytes_max)
-        self._session = self._endpoint.open(self, headers)
+        self._session = self._endpoint.open(self, headers, subprotocol)
         self._watchman.watch(self)
 
     # Frames, and messages made of them.
@@ -283,7 +295,12 @@ class WebSocket(asyncio.Protocol):
         for frame in self._frames.events_received():
             assert isinstance(frame, Frame)
             self._take_frame(frame)
-        self._write_frames()
+        if self._closing:
+            # Nothing is answered any more; what matters is whether the peer closes, too.
+            if not all(self._frames.data_to_send()):
+                self.transport.close()
+        else:
+            self._write_frames()
         self._go_on()
 
     def _take_frame(self, frame: Frame) -> None:
@@ -380,7 +397,9 @@ class WebSocket(asyncio.Protocol):
         """Ping a peer that was silent, and close when it stays so; whether to look again."""
         if self._closing or self._frames is None or self.transport.is_closing():
             return False
-        if self._heard:
+        unsent_bytes, self._unsent_bytes = self._unsent_bytes, self.transport.get_write_buffer_size()
+        # We do not listen to a peer that has to read first; that it reads is a sign of life, too.
+        if self._heard or (self._full and self._unsent_bytes < unsent_bytes):
             self._heard = self._pinged = False
         elif not self._pinged:
             self._pinged = True
@@ -420,6 +439,6 @@ def _key(request_line: str, headers: Headers) -> str:
     try:
         if len(base64.b64decode(key, validate=True)) == 16:
             return key
-    except binascii.Error:
+    except ValueError:
         pass
     raise Refused("400 Bad Request")

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, cast
@@ -117,7 +117,7 @@ class StandIn:
     def _spoiled(self, random: Random, made: Any, names: list[str]) -> Any:
         if random.random() < self.faults:
             wrong = random.choice([None, 2**40, "text", 1.5, float("nan"), object, ValueError("returned")])
-            return replace(made, **{random.choice(names): wrong})
+            return made._replace(**{random.choice(names): wrong})
         return made
 
 

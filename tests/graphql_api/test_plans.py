@@ -2,15 +2,20 @@
 
 import asyncio
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from graphql_api.auth import Viewer
+from graphql_api.context import Context
 from graphql_api.execution import plan as plans_module
 from graphql_api.execution.executor import Executor
 from graphql_api.execution.plan import PLANS_MAX, PROVEN_PLANS_MAX, Plans, RequestRefused
+from graphql_api.execution.rendering import KEPT_MAX, Renderings
 from graphql_api.schema import schema
-from storage import Permission
+from storage import Create, Permission, Update, UpdateType
+from storage.lifecycle import decide
 from tests.graphql_api.clients import Api, Socket, numbers
 from tests.graphql_api.conftest import Serving
 
@@ -19,48 +24,73 @@ def document(number: int) -> str:
     return f"{{ n{number}: viewer {{ name }} }}"
 
 
-def test_a_document_is_prepared_once_for_each_operation_name() -> None:
+async def test_a_document_is_prepared_once_for_each_operation_name() -> None:
     plans = Plans(schema)
     text = "query A { viewer { name } } query B { viewer { name } }"
-    assert plans.plan(text, "A") is plans.plan(text, "A")
-    assert plans.plan(text, "A") is not plans.plan(text, "B")
-    assert plans.plan(document(1), None) is not plans.plan(document(1) + " ", None)
+    assert await plans.plan(text, "A") is await plans.plan(text, "A")
+    assert await plans.plan(text, "A") is not await plans.plan(text, "B")
+    assert await plans.plan(document(1), None) is not await plans.plan(document(1) + " ", None)
 
 
-def test_a_document_that_is_refused_is_not_kept() -> None:
+async def test_a_document_that_is_refused_is_not_kept() -> None:
     plans = Plans(schema)
     for _ in range(2):
         with pytest.raises(RequestRefused):
-            plans.plan("{ nothing }", None)
+            await plans.plan("{ nothing }", None)
     assert plans.kept == 0
 
 
-def test_a_flood_of_documents_that_are_sent_once_does_not_push_out_those_that_come_again() -> None:
+async def test_a_flood_of_documents_that_are_sent_once_does_not_push_out_those_that_come_again() -> None:
     plans = Plans(schema)
-    hot = [plans.plan(document(number), None) for number in range(20)]
-    assert [plans.plan(document(number), None) for number in range(20)] == hot
+    hot = [await plans.plan(document(number), None) for number in range(20)]
+    assert [await plans.plan(document(number), None) for number in range(20)] == hot
     for number in range(20, 20 + 2 * PLANS_MAX):
-        plans.plan(document(number), None)
+        await plans.plan(document(number), None)
         assert plans.kept <= PLANS_MAX
-    assert all(plans.plan(document(number), None) is plan for number, plan in enumerate(hot))
+    assert [await plans.plan(document(number), None) for number in range(20)] == hot
     # Nor can those that come twice take everything from those that come for the first time.
     for number in range(10_000, 10_000 + PLANS_MAX):
-        plans.plan(document(number), None)
-        plans.plan(document(number), None)
-    plan = plans.plan("{ viewer { authenticated } }", None)
+        await plans.plan(document(number), None)
+        await plans.plan(document(number), None)
+    plan = await plans.plan("{ viewer { authenticated } }", None)
     for number in range(20_000, 20_000 + PLANS_MAX - PROVEN_PLANS_MAX - 1):
-        plans.plan(document(number), None)
-    assert plans.plan("{ viewer { authenticated } }", None) is plan
+        await plans.plan(document(number), None)
+    assert await plans.plan("{ viewer { authenticated } }", None) is plan
 
 
-def test_what_is_kept_is_bounded_in_characters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans_module, "PLANNED_CHARACTERS_MAX", 10 * len(document(10)))
+async def test_what_is_kept_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     plans = Plans(schema)
-    hot = [plans.plan(document(number), None) for number in (10, 10, 11, 11)]
+    one = await plans.plan(document(1), None)
+    monkeypatch.setattr(plans_module, "PLANNED_BYTES_MAX", 10 * one.bytes)
     for number in range(20, 60):
-        plans.plan(document(number), None)
+        await plans.plan(document(number), None)
         assert plans.kept <= 10
-    assert [plans.plan(document(number), None) for number in (10, 10, 11, 11)] == hot
+    # Each combination of what is included is compiled when it is asked for, and counts then.
+    flags = "query($a: Boolean!, $b: Boolean!) { viewer { name @include(if: $a) authenticated @include(if: $b) } }"
+    plan = await plans.plan(flags, None)
+    sizes = []
+    for a in (True, False):
+        for b in (True, False):
+            plan.executor.execute(plan.executor.coerce({"a": a, "b": b}), None)
+            await plans.plan(flags, None)
+            sizes.append(plan.bytes)
+    assert sizes == sorted(set(sizes))
+
+
+async def test_documents_that_come_at_once_are_prepared_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans, turns = Plans(schema), 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = asyncio.create_task(count_turns())
+    made = await asyncio.gather(*(plans.plan(document(number % 10), None) for number in range(20)))
+    counting.cancel()
+    assert len(set(map(id, made))) == plans.kept == 10
+    assert turns >= 9
 
 
 def watching(fields: str) -> str:
@@ -164,3 +194,54 @@ async def test_a_subscriber_that_leaves_while_an_update_is_made_takes_nothing_fr
             if operation_id is leaving:
                 go_on.set()
                 assert numbers([await socket.update(staying)]) == [2]
+
+
+def published(size: int) -> Update:
+    """An update as the feed hands it over, or, without a size, as the log does."""
+    task = decide(None, Create(task_id="T"), datetime.now(UTC))
+    assert task is not None
+    assert task.last_event is not None
+    return Update(UpdateType.EVENT, task, (task.last_event,), size)
+
+
+async def test_only_what_was_published_is_kept_with_a_bound_on_all_that_it_holds(serving: Serving) -> None:
+    plans = Plans(schema)
+    plan = await plans.plan(watching("type"), None)
+    variables = {"id": "T"}
+    async with serving() as api:
+        viewer = Viewer(None, authenticated=False, permissions=frozenset({Permission.READ}))
+        stream = await plans.open(plan, variables, Context(api.storage, viewer))
+        rendering, renderings = stream.rendering, plans._renderings
+        assert rendering.now(published(0)) == rendering.now(published(0))
+        assert renderings._kept == {}
+        large = [published(1024 * 1024) for _ in range(100)]
+        for update in large:
+            assert rendering.now(update) is rendering.now(update)
+        assert 0 < len(renderings._kept) < 16
+        for _ in range(1_000):
+            rendering.now(published(1))
+        assert len(renderings._kept) == KEPT_MAX
+
+
+async def test_what_nobody_waits_for_is_not_rendered_to_its_end() -> None:
+    renderings, update = Renderings(), published(1)
+    begun, canceled = asyncio.Event(), asyncio.Event()
+
+    async def make() -> bytes:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            canceled.set()
+            raise
+        return b""
+
+    rendering: Any = object()
+    waiting = [asyncio.create_task(renderings.once(rendering, update, make())) for _ in range(3)]
+    await begun.wait()
+    for task in waiting[:2]:
+        task.cancel()
+    await asyncio.wait(waiting[:2])
+    assert not canceled.is_set()
+    waiting[2].cancel()
+    await canceled.wait()

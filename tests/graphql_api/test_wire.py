@@ -1,11 +1,14 @@
-"""WebSockets as bytes: handshakes that are refused, frames of all sizes, peers that are silent or do not close."""
+"""Connections as bytes: requests without end, handshakes that are refused, frames of all sizes, silent peers."""
 
 import asyncio
 import base64
+import gc
 import json
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Any, Final
+from urllib.parse import quote
 
 import pytest
 from websockets.asyncio.client import ClientConnection
@@ -13,6 +16,7 @@ from websockets.frames import Frame, Opcode
 
 from graphql_api.app import PATH
 from graphql_api.execution.websocket import PROTOCOL
+from graphql_api.wire import http as wire_http
 from graphql_api.wire import websocket as wire
 from tests.graphql_api.clients import WAIT_S, Api, data, until
 from tests.graphql_api.conftest import Serving
@@ -85,6 +89,12 @@ async def raw_socket(api: Api, *, init: bool = True) -> AsyncIterator[Raw]:
         raw.writer.close()
 
 
+def sockets(api: Api) -> list[wire.WebSocket]:
+    """The sockets that the server has open."""
+    connections: Any = api.server.server_state.connections
+    return [connection for connection in connections if isinstance(connection, wire.WebSocket)]
+
+
 async def test_a_handshake_is_answered_as_the_protocol_says(serving: Serving) -> None:
     async with serving() as api:
         answer, raw = await handshake(api, f"GET {PATH} HTTP/1.1", Sec_WebSocket_Key="dGhlIHNhbXBsZSBub25jZQ==")
@@ -108,6 +118,7 @@ async def test_a_handshake_that_is_none_is_refused_and_the_connection_closed(
         (get, {"Sec_WebSocket_Version": None}, "426 Upgrade Required"),
         (get, {"Sec_WebSocket_Key": None}, "400 Bad Request"),
         (get, {"Sec_WebSocket_Key": "short"}, "400 Bad Request"),
+        (get, {"Sec_WebSocket_Key": "\N{SNOWMAN}" * 8}, "400 Bad Request"),
         (get, {"Sec_WebSocket_Key": base64.b64encode(bytes(15)).decode()}, "400 Bad Request"),
         (get, {"Origin": "https://elsewhere.example"}, "403 Forbidden"),
         (get, {"Origin": "http://["}, "403 Forbidden"),
@@ -119,6 +130,7 @@ async def test_a_handshake_that_is_none_is_refused_and_the_connection_closed(
                 assert answer.startswith(f"HTTP/1.1 {status}\r\n")
                 await raw.ended()
                 raw.writer.close()
+        await until(lambda: not sockets(api))
 
 
 async def test_messages_of_every_size_come_whole(serving: Serving, subtests: pytest.Subtests) -> None:
@@ -161,15 +173,39 @@ async def test_a_message_larger_than_a_slice_is_taken_and_those_behind_it_in_ord
         assert {"type": "pong"} in answers
 
 
-async def test_a_flood_of_pings_leaves_others_their_turn(serving: Serving) -> None:
+@pytest.mark.parametrize("kind", ["pings", "messages"])
+async def test_a_flood_leaves_others_their_turn(serving: Serving, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    one = Frame(*((Opcode.PING, b"") if kind == "pings" else (Opcode.TEXT, b'{"type":"ping"}'))).serialize(mask=True)
+    answer = (Opcode.PONG, b"") if kind == "pings" else (Opcode.TEXT, b'{"type":"pong"}')
+    count = 20_000
     async with serving() as api, raw_socket(api) as flooding, api.socket() as other:
-        flood = Frame(Opcode.PING, b"").serialize(mask=True) * 50_000
-        flooding.writer.write(flood)
+        looked = Looked(monkeypatch)
+        flooding.writer.write(one * count)
         assert data(await other.ask("{ viewer { authenticated } }"))
-        # The others were answered while most of the flood was still to come.
-        pongs = 0
-        while pongs < 50_000:
-            pongs += (await flooding.take()) == (Opcode.PONG, b"")
+        # The other was answered while most of the flood was still to come.
+        assert looked.frames < count // 2
+        for _ in range(count):
+            assert await flooding.take() == answer
+
+
+class Looked:
+    """How many frames the server has looked at."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.frames = 0
+        give = wire.WebSocket._give
+        take = wire.WebSocket._take_frame
+
+        def count_pings(socket: wire.WebSocket, frame: Frame) -> None:
+            self.frames += frame.opcode is Opcode.PING
+            take(socket, frame)
+
+        def count_messages(socket: wire.WebSocket, message: bytes | None) -> None:
+            self.frames += 1
+            give(socket, message)
+
+        monkeypatch.setattr(wire.WebSocket, "_take_frame", count_pings)
+        monkeypatch.setattr(wire.WebSocket, "_give", count_messages)
 
 
 async def test_what_comes_behind_a_greeting_that_must_be_looked_at_waits_for_it(serving: Serving) -> None:
@@ -184,7 +220,7 @@ async def test_a_client_that_leaves_while_its_credential_is_looked_at_is_forgott
     async with serving(access="closed") as api:
         async with raw_socket(api, init=False) as raw:
             raw.say({"type": "connection_init", "payload": {"Authorization": f"Bearer {api.admin_key}"}})
-        await until(lambda: not [c for c in api.server.server_state.connections if isinstance(c, wire.WebSocket)])
+        await until(lambda: not sockets(api))
 
 
 async def test_a_peer_that_does_not_answer_a_close_is_not_waited_for(
@@ -252,3 +288,148 @@ async def test_a_peer_that_is_silent_is_pinged_and_one_that_stays_so_is_closed(
         # The other one was looked at as often; its library answers pings.
         assert connection.close_code is None
         assert data(await alive.ask("{ viewer { authenticated } }"))
+
+
+async def test_a_peer_that_reads_slowly_is_alive(serving: Serving) -> None:
+    class Slow:
+        """A transport whose peer has read something since it was looked at."""
+
+        unsent_bytes = 1_000
+
+        def get_write_buffer_size(self) -> int:
+            self.unsent_bytes -= 1
+            return self.unsent_bytes
+
+        def is_closing(self) -> bool:
+            return False
+
+    async with serving() as api, raw_socket(api):
+        (socket,) = sockets(api)
+        transport, socket.transport = socket.transport, Slow()  # type: ignore[assignment]
+        socket._heard, socket._full = False, True
+        socket._unsent_bytes = 1_001
+        for _ in range(5):
+            assert socket.look()
+            assert not socket._pinged
+        socket._full, socket.transport = False, transport
+
+
+async def test_a_socket_that_is_gone_leaves_nothing_to_the_garbage_collector(serving: Serving) -> None:
+    async with serving() as api:
+        gc.collect()
+        gc.disable()
+        try:
+            async with raw_socket(api) as raw:
+                raw.writer.write(b"\x81\xff" + (900_000).to_bytes(8, "big") + bytes(4) + bytes(500_000))
+                raw.send(Opcode.PING)
+                (socket,) = sockets(api)
+                left: list[weakref.ref[Any]] = [weakref.ref(socket._frames), weakref.ref(socket._frames.reader)]  # type: ignore[union-attr]
+                del socket
+            await until(lambda: not sockets(api))
+            assert [reference() for reference in left] == [None, None]
+        finally:
+            gc.enable()
+
+
+async def http(api: Api) -> Raw:
+    """A connection on which nothing was said."""
+    return Raw(*await asyncio.open_connection("127.0.0.1", int(api.origin.rpartition(":")[2])))
+
+
+def post(body: bytes, path: str = PATH) -> bytes:
+    """A request."""
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+QUERY: Final = b'{"query": "{ viewer { authenticated } }"}'
+
+
+@pytest.mark.parametrize("flood", [b"a: b\r\n", b"a" * 1_000])
+async def test_what_comes_behind_a_body_has_a_bound(serving: Serving, flood: bytes) -> None:
+    async with serving() as api:
+        raw = await http(api)
+        raw.writer.write(
+            b"POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n0\r\nt: "
+        )
+        sent = 0
+        with suppress(ConnectionError):
+            while sent < 50_000_000:
+                raw.writer.write(flood * 100)
+                sent += 100 * len(flood)
+                await raw.writer.drain()
+        assert sent < 50_000_000
+        await raw.ended()
+        raw.writer.close()
+
+
+async def test_a_handshake_behind_a_stream_ends_both(serving: Serving) -> None:
+    async with serving() as api:
+        await api.create("T")
+        stream = quote('subscription { taskUpdates(taskId: "T") { type } }')
+        raw = await http(api)
+        lines = [f"{name}: {value}" for name, value in HANDSHAKE.items()]
+        raw.writer.write(f"GET {PATH}?query={stream} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n".encode())
+        async with asyncio.timeout(WAIT_S):
+            await raw.reader.readuntil(b"SNAPSHOT")
+        assert api.storage.feed.subscribers == 1
+        raw.writer.write("\r\n".join([f"GET {PATH} HTTP/1.1", *lines, "", ""]).encode())
+        async with asyncio.timeout(WAIT_S):
+            assert b"101 Switching" not in await raw.reader.read()
+        raw.writer.close()
+        await until(lambda: api.storage.feed.subscribers == 0)
+        assert not sockets(api)
+
+
+async def test_a_request_may_begin_in_the_same_read_as_a_large_one_ends(serving: Serving) -> None:
+    async with serving() as api:
+        raw = await http(api)
+        large = QUERY[:-1] + b', "variables": {"x": "' + b"x" * 150_000 + b'"}}'
+        following = post(QUERY)
+        raw.writer.write(post(large) + following[:20])
+        async with asyncio.timeout(WAIT_S):
+            assert b" 200 " in await raw.reader.readuntil(b"\r\n\r\n")
+            raw.writer.write(following[20:])
+            await raw.reader.readuntil(b"}}}HTTP/1.1 200 OK")
+        raw.writer.close()
+
+
+async def test_requests_that_wait_on_one_connection_have_a_bound(serving: Serving) -> None:
+    async with serving() as api:
+        raw = await http(api)
+        raw.writer.write(post(QUERY) * 20)
+        async with asyncio.timeout(WAIT_S):
+            answered = b""
+            while answered.count(b" 200 OK") < 20:
+                answered += await raw.reader.read(65_536)
+        raw.writer.write(post(QUERY) * 10_000)
+        async with asyncio.timeout(WAIT_S):
+            with suppress(ConnectionError):
+                answered = await raw.reader.read()
+        assert answered.count(b" 200 OK") < 10_000
+        raw.writer.close()
+
+
+@pytest.mark.parametrize("behind", [b"\r\n", b"POST /graphql"])
+async def test_a_connection_always_waits_for_something(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, behind: bytes
+) -> None:
+    async with serving() as api:
+        raw = await http(api)
+        raw.writer.write(post(QUERY))
+        async with asyncio.timeout(WAIT_S):
+            await raw.reader.readuntil(b"}}}")
+        monkeypatch.setattr(wire_http, "HEADERS_TIMEOUT_S", 0.05)
+        raw.writer.write(behind)
+        await raw.ended()
+        raw.writer.close()
+
+
+async def test_a_connection_is_closed_when_its_request_was_answered_before_it_was_whole(serving: Serving) -> None:
+    async with serving() as api:
+        raw = await http(api)
+        raw.writer.write(post(b"x" * 100, "/nothing")[:-50])
+        async with asyncio.timeout(WAIT_S):
+            assert b" 404 " in await raw.reader.read()
+        raw.writer.close()

@@ -1,6 +1,7 @@
 """Publish and subscribe in one process: who hears what, and what a buffer holds."""
 
 import asyncio
+import time
 from itertools import count
 from typing import Final
 
@@ -149,3 +150,38 @@ async def test_a_subscriber_who_leaves_is_forgotten_however_it_leaves() -> None:
     # Nor is the task.
     assert feed._subscribers == {}
     await feed.publish(news())
+
+
+async def test_while_many_are_told_others_have_their_turn() -> None:
+    class Busy:
+        """A listener that takes its time."""
+
+        heard = 0
+
+        def hear(self, update: Update) -> bool:
+            self.heard += 1
+            until = time.perf_counter() + 0.001
+            while time.perf_counter() < until:
+                pass
+            return True
+
+        def wake(self) -> None:
+            raise AssertionError
+
+    feed, listener, turns = Feed(), Busy(), 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    # Few for each task, and many tasks in one group.
+    for task_id in "abcdefghij":
+        for _ in range(5):
+            feed.subscribe(task_id).listen(listener)
+    counting = asyncio.create_task(count_turns())
+    await feed.publish(*(news(task_id) for task_id in "abcdefghij"))
+    counting.cancel()
+    assert listener.heard == 50
+    assert turns >= 5
