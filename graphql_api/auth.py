@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 STREAMS_BELIEVE_S: Final = 4.0
 # Credentials of open streams that are remembered; one that is forgotten is looked at again.
 BELIEVED_CREDENTIALS_MAX: Final = 2_000
-# A token, and the word before it.
-AUTHORIZATION_CHARACTERS_MAX: Final = TOKEN_CHARACTERS_MAX + 64
+# A token, the word before it, and whatever else is not looked at.
+AUTHORIZATION_CHARACTERS_MAX: Final = 2 * TOKEN_CHARACTERS_MAX
 _ANYONE: Final = {
     Access.OPEN: frozenset({Permission.READ, Permission.REPORT}),
     Access.KEYED: frozenset({Permission.READ}),

@@ -38,7 +38,7 @@ class Listener(Protocol):
 class Subscriber:
     """One ear. Only the watch that opened it takes from it."""
 
-    __slots__ = ("_bytes", "_events", "_feed", "_listener", "_overrun", "_task_id", "_updates", "_waiter")
+    __slots__ = ("_bytes", "_closed", "_events", "_feed", "_listener", "_overrun", "_task_id", "_updates", "_waiter")
 
     def __init__(self, feed: "Feed", task_id: str) -> None:
         self._feed = feed
@@ -48,6 +48,7 @@ class Subscriber:
         self._events = 0
         self._bytes = 0
         self._overrun = False
+        self._closed = False
         self._waiter: asyncio.Future[None] | None = None
         self._listener: Listener | None = None
 
@@ -60,8 +61,11 @@ class Subscriber:
         self.close()
 
     def close(self) -> None:
-        """Hear nothing more."""
+        """Hear nothing more; whoever waits for news waits no longer."""
         self._listener = None
+        self._closed = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
         self._feed.forget(self._task_id, self)
 
     @property
@@ -75,8 +79,8 @@ class Subscriber:
         self._listener = listener
 
     async def news(self) -> None:
-        """Wait until there is something to take."""
-        while not self.has_news:
+        """Wait until there is something to take, or nothing ever will be."""
+        while not self.has_news and not self._closed:
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter

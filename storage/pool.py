@@ -115,7 +115,7 @@ class Connection:
         if isinstance(error, asyncpg.PostgresError):
             # It quotes whole rows. What clients sent stays out of errors, and so out of the log.
             error.detail = None
-            self.interrupted = is_dead_connection(error)
+            self.interrupted = self.interrupted or is_dead_connection(error)
         elif is_unsendable(error):
             # As does this one, after the colon.
             error.args = (str(error.args[0]).partition(":")[0],)
@@ -211,7 +211,8 @@ class Pool:
     async def close(self) -> None:
         """End all connections."""
         self._idle.clear()
-        await asyncio.gather(*(connection.close() for connection in self._connections), *self._ending)
+        closing = [connection.close() for connection in self._connections]
+        await asyncio.gather(*closing, *self._ending, return_exceptions=True)
         self._connections.clear()
 
     async def _end(self, connection: Connection) -> None:

@@ -187,6 +187,10 @@ class Watch:
         task = self._task
         assert task is not None
         page = await self._read_log()
+        if page is not None and not self._begun and page.task.created_at != task.created_at:
+            # Deleted and created again since it was looked up: that one it is, from its beginning.
+            self._task, self._seen = page.task, 0
+            return None
         if page is None or page.task.created_at != task.created_at:
             if not self._begun:
                 raise TaskNotFound(self._task_id)

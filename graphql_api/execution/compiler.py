@@ -29,6 +29,9 @@ operation again. Errors are thus graphql-core's own, and so are their paths, the
 second run, what may be costly or have side effects is written down in ``run.log`` as it happens: the outcome of each
 root resolver, and of each that is asynchronous or takes information or arguments. Those are not called twice.
 
+**A subscription** begins by a function of its own, ``begin``, which calls the resolver; what that raises is the one
+error there can be, and is given its place here. Each event is then a step, with the event as the root.
+
 **Waiting.** A function never waits. What must be awaited goes into ``later`` with the function that completes it, and
 a None keeps its place in the answer. A query is one step; each root field of a mutation is a step of its own, and the
 executor begins it when nothing of the step before is left to be awaited.

@@ -3,7 +3,8 @@
 The choice is made once, when the executor is made. A compiled operation that meets anything irregular (see
 ``compiler.py``) is run again by graphql-core, with Strawberry's execution context: there the outcomes that were written
 down are given back instead of calling resolvers a second time, and whatever was not called yet is called now. So the
-answer is the one that graphql-core gives, with its errors, and no resolver with an effect runs twice.
+answer is the one that graphql-core gives, with its errors, and no resolver with an effect runs twice. A subscription
+is begun by the compiled operation, too, which says itself what its resolver raised: that is one error in one place.
 
 That rests on values that do not change while the operation lasts: their attributes are read again. The storage's are
 frozen.

@@ -350,6 +350,29 @@ async def test_one_who_comes_while_a_task_is_replaced_follows_the_new_one(databa
             assert told([await anext(updates)]) == [(EVENT, 2, [2])]
 
 
+async def test_one_who_comes_while_a_task_is_replaced_and_had_seen_the_old_one_starts_over(database: str) -> None:
+    async with open_storage(database, upgrade=False) as storage:
+        await task_with(storage, 3)
+        reader = Slow(storage)
+        reader.after_task = [Delete(task_id="T"), Create(task_id="T"), note()]
+        async with aclosing(reader.watch(1)) as updates:
+            assert told([await anext(updates)]) == [(SNAPSHOT, 2, [1, 2])]
+            await submit(storage, note())
+            assert told([await anext(updates)]) == [(EVENT, 3, [3])]
+
+
+async def test_one_who_waits_is_let_go_when_the_watch_is_closed(database: str) -> None:
+    async with open_storage(database, upgrade=False) as storage:
+        await task_with(storage, 1)
+        watching = storage.watch("T")
+        await anext(watching)
+        waiting = asyncio.create_task(anext(watching, None))
+        await asyncio.sleep(0)
+        watching.close()
+        assert await waiting is None
+        assert storage.feed.subscribers == 0
+
+
 async def test_a_task_that_is_deleted_while_its_log_is_read(database: str) -> None:
     async with open_storage(database, upgrade=False) as storage:
         await task_with(storage, 3)
