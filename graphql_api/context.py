@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final, TypeAlias
 
 import strawberry
@@ -12,6 +13,10 @@ from storage import Event, Permission, Storage, TooLarge
 # Events that one operation may read, over all its fields.
 OPERATION_EVENTS_MAX: Final = 10_000
 OPERATION_BYTES_MAX: Final = 32 * 1024 * 1024
+
+
+_message: Final = attrgetter("message")
+_metadata: Final = attrgetter("metadata")
 
 
 @dataclass(slots=True)
@@ -30,7 +35,8 @@ class Context:
         if self.events_left < 0:
             raise TooLarge(f"One operation may read at most {OPERATION_EVENTS_MAX} events; ask for fewer.")
         events = await self.storage.reader.events(task_id, first_seq, last_seq)
-        self.bytes_left -= sum(len(event.message) + len(event.metadata or "") for event in events)
+        self.bytes_left -= sum(map(len, map(_message, events)))
+        self.bytes_left -= sum(map(len, filter(None, map(_metadata, events))))
         if self.bytes_left < 0:
             raise TooLarge(f"One operation may read at most {OPERATION_BYTES_MAX} bytes of events; ask for fewer.")
         return events
