@@ -433,3 +433,16 @@ async def test_a_connection_is_closed_when_its_request_was_answered_before_it_wa
         async with asyncio.timeout(WAIT_S):
             assert b" 404 " in await raw.reader.read()
         raw.writer.close()
+
+
+async def test_what_http_waits_for_does_not_concern_a_socket(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire_http, "HEADERS_TIMEOUT_S", 0.05)
+    async with serving() as api, api.socket() as socket, raw_socket(api) as raw:
+        for _ in range(2):
+            # One that came later is closed for saying nothing.
+            silent = await http(api)
+            await silent.ended()
+            silent.writer.close()
+        assert data(await socket.ask("{ viewer { authenticated } }"))
+        raw.say({"type": "ping"})
+        assert await raw.take() == (Opcode.TEXT, b'{"type":"pong"}')
