@@ -78,7 +78,8 @@ class HttpProtocol(HttpToolsProtocol):
         """Take a read, and see that the next one comes in time unless a request is being answered."""
         self._parsed = False
         super().data_received(data)
-        if self.parser is None:
+        parser: Any = self.parser
+        if parser is None:
             # A socket has the connection now, or it is lost.
             return
         self._unparsed_bytes = 0 if self._parsed else self._unparsed_bytes + len(data)
