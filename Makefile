@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test fuzz check format lock schema migration bench bench-storage clean help
+.PHONY: run test test-interpreted fuzz check format lock schema migration bench bench-storage clean help
 
 help: ## List what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -15,6 +15,9 @@ run: $(READY) ## Serve on 127.0.0.1:8000; SPECTRAL_HOST, SPECTRAL_PORT and SPECT
 
 test: $(READY) ## Run the tests
 	$(BIN)/python -m pytest
+
+test-interpreted: $(READY) ## Run the tests of the API with operations run by graphql-core
+	TEST_EXECUTION=interpreted $(BIN)/python -m pytest tests/graphql_api
 
 fuzz: $(READY) ## Ask both executors 20,000 operations; FUZZ_OPERATIONS says otherwise
 	FUZZ_OPERATIONS=$${FUZZ_OPERATIONS:-20000} $(BIN)/python -m pytest -s --timeout 3600 tests/graphql_api/test_executors.py

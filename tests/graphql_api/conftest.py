@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import httpx
 import pytest
@@ -17,6 +17,9 @@ from graphql_api.settings import PREFIX, Settings
 from storage import Permission
 from tests.graphql_api.clients import WAIT_S, Api
 from tests.postgres import execute
+
+# All that these tests say holds for both ways of running an operation; `make test-interpreted` asks for the other.
+EXECUTION: Final = os.environ.get("TEST_EXECUTION", "compiled")
 
 Serving: TypeAlias = Callable[..., AbstractAsyncContextManager[Api]]
 """Takes settings, by name, and serves with them."""
@@ -55,6 +58,7 @@ def serving(database: str) -> Serving:
     async def serve(**options: Any) -> AsyncIterator[Api]:
         nonlocal admin_key
         options.setdefault("migrate_on_start", False)
+        options.setdefault("execution", EXECUTION)
         settings = Settings(database_url=SecretStr(database), **options)
         with _listening("127.0.0.1", 0) as listener:
             origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
