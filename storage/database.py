@@ -103,6 +103,9 @@ def is_connection_failure(error: BaseException) -> bool:
         return True
     if state := sqlstate(error):
         return state.startswith(_CONNECTION_STATES)
+    if isinstance(error, asyncpg.InternalClientError):
+        # The driver had not taken in yet that the server is going; seen when it stops while a statement begins.
+        return True
     return isinstance(error, OSError | asyncpg.InterfaceError) and not is_unsendable(error)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
 
+import asyncpg
 import pytest
 
 from storage import (
@@ -23,7 +24,7 @@ from storage import remembered as remembered_module
 from storage.errors import OutcomeUnknown
 from storage.pool import Connection
 from storage.remembered import Remembered
-from tests.storage.helpers import COMMITS, CREATED, messages, note, numbers, spied, submit, task_and_log
+from tests.storage.helpers import COMMITS, CREATED, at_commit, messages, note, numbers, spied, submit, task_and_log
 
 AT_ONCE = COMMITS[1:]
 
@@ -128,6 +129,21 @@ async def test_a_report_whose_answer_was_lost_is_not_written_twice_and_subscribe
                 lose = False
                 assert [task.seq for task in await submit(storage, note(), note("other"))] == [3, 3]
         assert await messages(storage) == await messages(storage, "other") == [CREATED, "m", "m"]
+
+
+@pytest.mark.parametrize("error", [asyncpg.InternalClientError("another operation is in progress"), BrokenPipeError()])
+async def test_a_report_whose_connection_is_of_no_use_is_written_by_another(database: str, error: Exception) -> None:
+    errors = [error]
+
+    async def fail_once(_: Any) -> None:
+        if errors:
+            raise errors.pop()
+
+    async with open_storage(database, upgrade=False) as storage:
+        await submit(storage, Create(task_id="T"))
+        with at_commit(storage, fail_once):
+            assert [task.seq for task in await submit(storage, note(), note())] == [2, 3]
+        assert await messages(storage) == [CREATED, "m", "m"]
 
 
 async def test_every_report_is_written_once_or_of_unknown_outcome_while_processes_race_and_answers_are_lost(
