@@ -140,7 +140,7 @@ class Watch:
         return heard
 
     def wake(self) -> None:
-        """Wake the listener: it is to iterate."""
+        """Wake the listener: it is to fetch."""
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.wake()

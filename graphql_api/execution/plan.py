@@ -146,9 +146,9 @@ class Plans:
                     plan = self._new[key] = self._make(query, operation_name)
                     self._charge(plan, _DOCUMENT_TIMES * len(query))
                     await asyncio.sleep(0)
-        # Another combination of @skip and @include may have been compiled since.
+        # Another combination of @skip and @include may have been compiled since; and the plan may have been dropped.
         source_bytes = _SOURCE_TIMES * plan.executor.source_characters
-        if source_bytes != plan.source_bytes:
+        if source_bytes != plan.source_bytes and plan in (self._new.get(key), self._proven.get(key)):
             self._charge(plan, source_bytes - plan.source_bytes)
             plan.source_bytes = source_bytes
         return plan

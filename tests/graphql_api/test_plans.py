@@ -77,6 +77,21 @@ async def test_what_is_kept_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch)
     assert sizes == sorted(set(sizes))
 
 
+async def test_a_plan_that_was_dropped_while_it_was_made_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans_module, "PLANS_MAX", 2)
+    plans = Plans(schema)
+    made = [asyncio.create_task(plans.plan(document(1), None))]
+    # It waits for its turn of the loop; then there is no room for it.
+    await asyncio.sleep(0)
+    plans._new.clear()
+    plans._bytes = 0
+    await asyncio.gather(*made)
+    assert (plans.kept, plans._bytes) == (0, 0)
+    for number in range(10):
+        await plans.plan(document(number), None)
+    assert plans._bytes == sum(plan.bytes for plan in (*plans._new.values(), *plans._proven.values()))
+
+
 async def test_documents_that_come_at_once_are_prepared_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     plans, turns = Plans(schema), 0
 
