@@ -31,9 +31,10 @@ CHECK_BELIEVED_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """What is served: requests as ASGI has them, and sockets."""
+    """What is served: all requests as ASGI has them, those to GraphQL without it, and sockets."""
 
-    http: ASGIApp
+    asgi: ASGIApp
+    http: GraphQLOverHTTP
     websocket: GraphQLOverWebSocket
 
 
@@ -46,6 +47,7 @@ def build_app(settings: Settings, storage: Storage, stopping: asyncio.Event) -> 
         plans,
         doorkeeper,
         explorer=settings.explorer == "on",
+        vary_by_origin=bool(settings.allowed_origins),
         body_bytes_max=settings.body_bytes_max,
         body_timeout_s=settings.body_timeout_ms / 1000,
         stopping=stopping,
@@ -62,7 +64,7 @@ def build_app(settings: Settings, storage: Storage, stopping: asyncio.Event) -> 
         # One of the largest size, and as much again for all others.
         open_bytes_max=2 * settings.body_bytes_max,
     )
-    return App(_routed(settings, storage, http, stopping), websocket)
+    return App(_routed(settings, storage, http, stopping), http, websocket)
 
 
 def _routed(settings: Settings, storage: Storage, graphql: ASGIApp, stopping: asyncio.Event) -> ASGIApp:

@@ -17,8 +17,7 @@ import uvicorn
 
 from graphql_api.app import PATH, App, build_app
 from graphql_api.settings import Settings
-from graphql_api.wire.http import HttpProtocol
-from graphql_api.wire.websocket import protocol_of
+from graphql_api.wire import http, websocket
 from storage import BadInput, Permission, StartupError, Storage, open_storage
 from storage.embedded import embedded_postgres
 
@@ -80,9 +79,9 @@ async def serve(settings: Settings) -> None:
 
 def _uvicorn_config(settings: Settings, app: App) -> uvicorn.Config:
     return uvicorn.Config(
-        app.http,
-        http=HttpProtocol,
-        ws=protocol_of(app.websocket),
+        app.asgi,
+        http=http.protocol_of(app.http, PATH),
+        ws=websocket.protocol_of(app.websocket),
         interface="asgi3",
         lifespan="off",
         log_config=None,

@@ -16,11 +16,13 @@ from graphql import OperationType
 from starlette.types import Receive, Scope, Send
 from strawberry.http.ides import get_graphql_ide_html
 
-from graphql_api.auth import Doorkeeper
+from graphql_api.auth import Doorkeeper, Viewer
 from graphql_api.context import Context
 from graphql_api.errors import Unauthenticated, refusal
 from graphql_api.execution.json import decode, encode
 from graphql_api.execution.plan import Operation, Plans, RequestRefused, read_operation
+from graphql_api.wire.headers import Headers, read_headers
+from graphql_api.wire.http import Answer
 from storage import BadInput, Refusal, Storage, TooLarge, Unavailable
 
 T = TypeVar("T")
@@ -61,10 +63,6 @@ class Refused(Exception):
         self.status = status
         self.error = error
         self.headers = headers or {}
-
-
-Headers = dict[str, str]
-"""Headers by their names in lower case; of those that come several times, the values joined by commas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +111,7 @@ _FRAMINGS: Final = {
 
 
 class GraphQLOverHTTP:
-    """The ASGI endpoint."""
+    """The endpoint, by ASGI and without."""
 
     def __init__(
         self,
@@ -122,6 +120,7 @@ class GraphQLOverHTTP:
         doorkeeper: Doorkeeper,
         *,
         explorer: bool,
+        vary_by_origin: bool,
         body_bytes_max: int,
         body_timeout_s: float,
         stopping: asyncio.Event,
@@ -129,6 +128,8 @@ class GraphQLOverHTTP:
         self._storage = storage
         self._plans = plans
         self._doorkeeper = doorkeeper
+        # What the middleware for other origins would add to an answer that has nothing to do with them.
+        self._vary = [(b"vary", b"Origin")] if vary_by_origin else []
         self._page = _explorer() if explorer else None
         self._body_bytes_max = body_bytes_max
         self._body_timeout_s = body_timeout_s
@@ -136,57 +137,87 @@ class GraphQLOverHTTP:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        headers = _headers(scope)
+        headers = read_headers(scope["headers"])
         accepted = _accepted(headers.get("accept", "*/*"))
-        json_type = accepted.json_type
         try:
-            await self._respond(scope, headers, accepted, receive, send)
-        except RequestRefused as refused:
-            # The older type has 200 for everything that was understood as a request.
-            status = 400 if json_type == GRAPHQL_JSON else 200
-            await _send(send, status, json_type, encode({"errors": refused.errors}))
-        except Refused as refused:
-            await _send(send, refused.status, json_type, encode({"errors": [refusal(refused.error)]}), refused.headers)
-        except Exception as error:  # noqa: BLE001 - a fault of ours; the client gets its number
-            await _send(send, 500, json_type, encode({"errors": [refusal(error)]}))
+            answer = await self._respond(scope, headers, accepted, receive, send)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client hears of it
+            answer = _refused(error, accepted.json_type)
+        if answer is not None:
+            await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+            await send({"type": "http.response.body", "body": answer.body})
 
-    async def _respond(self, scope: Scope, headers: Headers, accepted: Accepted, receive: Receive, send: Send) -> None:
+    async def answer(self, headers: Headers, body: bytes) -> Answer | None:
+        """The answer to a POST that came in one piece; None when it is a stream, or has to do with other origins."""
+        if "origin" in headers:
+            return None
+        accepted = _accepted(headers.get("accept", "*/*"))
+        try:
+            answer = await self._answered(headers, accepted, body)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client hears of it
+            answer = _refused(error, accepted.json_type)
+        if answer is not None:
+            answer.headers.extend(self._vary)
+        return answer
+
+    async def _answered(self, headers: Headers, accepted: Accepted, body: bytes) -> Answer | None:
+        _check_content(headers)
+        operation = self._operation(body)
+        viewer = await self._viewer(headers)
+        plan = await self._plans.plan(operation.query, operation.operation_name)
+        if plan.operation_type is OperationType.SUBSCRIPTION or not accepted.takes_json:
+            return None
+        result = await self._plans.run(plan, operation.variables, Context(self._storage, viewer))
+        return _answer(200, accepted.json_type, result)
+
+    async def _respond(
+        self, scope: Scope, headers: Headers, accepted: Accepted, receive: Receive, send: Send
+    ) -> Answer | None:
+        """The answer, or None when it was streamed."""
         method = scope["method"]
         if method == "POST":
             _check_content(headers)
-            operation = _operation(await self._body(headers, receive))
+            operation = self._operation(await self._body(headers, receive))
         elif method == "GET":
             if self._page and accepted.likes_page:
-                await _send(send, 200, HTML, self._page, _PAGE_HEADERS)
-                return
+                return _answer(200, HTML, self._page, _PAGE_HEADERS)
             operation = _operation(_parameters(scope["query_string"]))
         else:
             raise Refused(405, BadInput(f"GraphQL is served by GET and POST, got {method}."), {"Allow": "GET, POST"})
-        authorization = headers.get("authorization")
-        try:
-            viewer = await self._doorkeeper.viewer(authorization)
-        except Unauthenticated as error:
-            raise Refused(401, error, {"WWW-Authenticate": "Bearer"}) from None
-        except Unavailable as error:
-            raise Refused(503, error) from None
-
+        viewer = await self._viewer(headers)
         plan = await self._plans.plan(operation.query, operation.operation_name)
         context = Context(self._storage, viewer)
         if method == "GET" and plan.operation_type is OperationType.MUTATION:
             raise Refused(405, BadInput("A mutation must be sent by POST."), {"Allow": "POST"})
         subscription = plan.operation_type is OperationType.SUBSCRIPTION
         if not subscription and accepted.takes_json:
-            body = await self._plans.run(plan, operation.variables, context)
-            await _send(send, 200, accepted.json_type, body)
-            return
+            return _answer(200, accepted.json_type, await self._plans.run(plan, operation.variables, context))
         if accepted.stream_type is None:
             raise Refused(406, BadInput(_NEEDS_STREAM if subscription else _NEEDS_JSON))
         answers = self._plans.stream(plan, operation.variables, context)
         async with aclosing(answers):
-            guarded = self._doorkeeper.guard(authorization, answers)
+            guarded = self._doorkeeper.guard(headers.get("authorization"), answers)
             await self._stream(_FRAMINGS[accepted.stream_type], guarded, receive, send)
+        return None
 
-    async def _body(self, headers: Headers, receive: Receive) -> Any:
+    async def _viewer(self, headers: Headers) -> Viewer:
+        try:
+            return await self._doorkeeper.viewer(headers.get("authorization"))
+        except Unauthenticated as error:
+            raise Refused(401, error, {"WWW-Authenticate": "Bearer"}) from None
+        except Unavailable as error:
+            raise Refused(503, error) from None
+
+    def _operation(self, body: bytes) -> Operation:
+        if len(body) > self._body_bytes_max:
+            raise self._too_large()
+        try:
+            request = decode(body)
+        except BadInput as error:
+            raise Refused(400, error) from None
+        return _operation(request)
+
+    async def _body(self, headers: Headers, receive: Receive) -> bytes:
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > self._body_bytes_max:
             raise self._too_large()
@@ -204,12 +235,7 @@ class GraphQLOverHTTP:
             raise Refused(408, error, {"Connection": "close"}) from None
         if message["type"] == "http.disconnect":
             raise Refused(400, BadInput("The body broke off."))
-        if len(body) > self._body_bytes_max:
-            raise self._too_large()
-        try:
-            return decode(bytes(body))
-        except BadInput as error:
-            raise Refused(400, error) from None
+        return bytes(body)
 
     def _too_large(self) -> Refused:
         error = TooLarge(f"A body must have at most {self._body_bytes_max} bytes.")
@@ -284,25 +310,25 @@ async def _next(answers: AsyncGenerator[bytes, None]) -> bytes | None:
         return encode({"errors": [refusal(error)]})
 
 
-def _headers(scope: Scope) -> Headers:
-    headers: Headers = {}
-    for name, value in scope["headers"]:
-        key, text = name.decode("latin-1"), value.decode("latin-1")
-        headers[key] = f"{headers[key]}, {text}" if key in headers else text
-    return headers
-
-
-async def _send(
-    send: Send, status: int, content_type: str, body: bytes, headers: Mapping[str, str] | None = None
-) -> None:
+def _answer(status: int, content_type: str, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
     sent = [
         (b"content-length", b"%d" % len(body)),
         (b"content-type", b"%b; charset=utf-8" % content_type.encode()),
     ]
     if headers:
         sent += [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": status, "headers": sent})
-    await send({"type": "http.response.body", "body": body})
+    return Answer(status, sent, body)
+
+
+def _refused(error: Exception, json_type: str) -> Answer:
+    """What a client is told of a request that came to nothing."""
+    if isinstance(error, RequestRefused):
+        # The older type has 200 for everything that was understood as a request.
+        return _answer(400 if json_type == GRAPHQL_JSON else 200, json_type, encode({"errors": error.errors}))
+    if isinstance(error, Refused):
+        return _answer(error.status, json_type, encode({"errors": [refusal(error.error)]}), error.headers)
+    # A fault of ours; the client gets its number.
+    return _answer(500, json_type, encode({"errors": [refusal(error)]}))
 
 
 def _remembered(read: Callable[[str], T]) -> Callable[[str], T]:

@@ -23,7 +23,8 @@ from graphql_api.context import Context
 from graphql_api.errors import refusal
 from graphql_api.execution.json import decode, encode
 from graphql_api.execution.plan import Plans, RequestRefused, Stream, read_operation
-from graphql_api.wire.websocket import INVALID_DATA, Headers, Refused, WebSocket
+from graphql_api.wire.headers import Headers
+from graphql_api.wire.websocket import INVALID_DATA, Refused, WebSocket
 from storage import BadInput, Refusal, Storage, TooLarge, Unavailable, Update, Watch
 
 log = logging.getLogger(__name__)

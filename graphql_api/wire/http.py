@@ -1,16 +1,39 @@
-"""uvicorn's HTTP with the bounds that it lacks, and with each answer in one write."""
+"""uvicorn's HTTP with the bounds that it lacks, and with each answer in one write.
+
+A request that comes in one piece, to the endpoint that has most of them, is answered without ASGI: it needs no messages
+to and fro, and nothing to wait for.
+"""
 
 import asyncio
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NamedTuple, Protocol
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from graphql_api.wire.headers import Headers, read_headers
 
 HEADERS_BYTES_MAX: Final = 65_536
 # From the connection, or from the first bytes of a request, to the end of its headers.
 HEADERS_TIMEOUT_S: Final = 15.0
 # Requests on one connection that wait while another is answered.
 PIPELINED_REQUESTS_MAX: Final = 64
+
+
+class Answer(NamedTuple):
+    """What a request is answered with."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    """All that it has, with its length, and nothing that a client sent."""
+    body: bytes
+
+
+class Endpoint(Protocol):
+    """Who answers requests that came in one piece."""
+
+    async def answer(self, headers: Headers, body: bytes) -> Answer | None:
+        """The answer to a POST. None: it has more parts than one, or needs more than this; ask as ASGI does."""
 
 
 class _Joined:
@@ -62,6 +85,11 @@ class HttpProtocol(HttpToolsProtocol):
     # Whether what was read last had any part that was complete, and what was read since the last such part.
     _parsed = False
     _unparsed_bytes = 0
+
+    def __init__(self, endpoint: Endpoint, path: str, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._endpoint = endpoint
+        self._path = path
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect headers."""
@@ -135,8 +163,50 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.close()
             return
         self._unset_keepalive_if_required()
-        super().handle_websocket_upgrade()
+        self.connections.discard(self)
+        make: Any = self.ws_protocol_class
+        socket = make(config=self.config, server_state=self.server_state, app_state=self.app_state)
+        socket.connection_made(self.transport)
+        socket.shake_hands(self.scope["method"], self.url, self.headers)
+        self.transport.set_protocol(socket)
         self.parser = None  # type: ignore[assignment]
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Begin to answer; the task's first step is in the next turn of the loop, when all that was read is parsed."""
+        scope = cycle.scope
+        if scope["path"] != self._path or scope["method"] != "POST":
+            super()._start_asgi_task(cycle, app)
+            return
+        task = self.loop.create_task(self._answer(cycle, app))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _answer(self, cycle: RequestResponseCycle, app: Any) -> None:
+        answer = None
+        if not cycle.more_body:
+            try:
+                answer = await self._endpoint.answer(read_headers(cycle.scope["headers"]), bytes(cycle.body))
+            except BaseException:
+                # The end of the server; whatever is wrong with a request has an answer.
+                self.transport.close()
+                raise
+        if answer is None:
+            await cycle.run_asgi(app)
+            return
+        if self.flow.write_paused:
+            await self.flow.drain()
+        if cycle.disconnected:
+            return
+        parts = [STATUS_LINE[answer.status]]
+        for name, value in (*cycle.default_headers, *answer.headers):
+            parts += (name, b": ", value, b"\r\n")
+        parts.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
+        parts.append(answer.body)
+        self.transport.write(b"".join(parts))
+        cycle.response_started = cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     @property
     def _answering(self) -> bool:
@@ -157,3 +227,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._headers_bytes += len(name) + len(value)
         if self._headers_bytes > HEADERS_BYTES_MAX:
             raise httptools.HttpParserError(f"more than {HEADERS_BYTES_MAX} bytes of headers")
+
+
+def protocol_of(endpoint: Endpoint, path: str) -> Any:
+    """What uvicorn takes as the class of its HTTP connections."""
+    return partial(HttpProtocol, endpoint, path)

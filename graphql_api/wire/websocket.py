@@ -13,7 +13,7 @@ import base64
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
@@ -23,6 +23,8 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol as Frames
 from websockets.protocol import Side, State
 from websockets.utils import accept_key
+
+from graphql_api.wire.headers import Headers, read_headers
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +48,6 @@ INVALID_DATA: Final = 1007
 POLICY_VIOLATION: Final = 1008
 SERVICE_RESTART: Final = 1012
 INTERNAL_ERROR: Final = 1011
-
-Headers = dict[str, str]
-"""Headers by their names in lower case; of those that come several times, the values joined by commas."""
 
 
 class Refused(Exception):
@@ -245,32 +244,26 @@ class WebSocket(asyncio.Protocol):
             self.close(SERVICE_RESTART, "The server is stopping; connect again.")
 
     def data_received(self, data: bytes) -> None:
-        """Take what was read: the head of the handshake first, as uvicorn writes it down, then frames."""
-        if self._frames is None:
-            try:
-                self._shake_hands(data)
-            except Exception:
-                log.exception("A handshake failed.")
-                self.transport.abort()
-        else:
-            self._heard = True
-            self._rest += data
-            if not (self._paused or self._scheduled):
-                self._read()
+        """Take what was read: frames, because the handshake is over."""
+        self._heard = True
+        self._rest += data
+        if not (self._paused or self._scheduled):
+            self._read()
 
     # Handshake.
 
-    def _shake_hands(self, head: bytes) -> None:
-        lines = head.decode("latin-1").split("\r\n")
-        target = lines[0].split(" ")[1]
-        headers: Headers = {}
-        for line in lines[1:-2]:
-            name, _, value = line.partition(":")
-            name, value = name.lower(), value.strip()
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    def shake_hands(self, method: str, target: bytes, pairs: Iterable[tuple[bytes, bytes]]) -> None:
+        """Answer a request to become a WebSocket."""
         try:
-            key = _key(lines[0], headers)
-            subprotocol = self._endpoint.choose(unquote(target.partition("?")[0]), headers)
+            self._shake_hands(method, target, read_headers(pairs))
+        except Exception:
+            log.exception("A handshake failed.")
+            self.transport.abort()
+
+    def _shake_hands(self, method: str, target: bytes, headers: Headers) -> None:
+        try:
+            key = _key(method, headers)
+            subprotocol = self._endpoint.choose(unquote(target.partition(b"?")[0].decode("latin-1")), headers)
         except Refused as refused:
             self.transport.write(
                 f"HTTP/1.1 {refused.status}\r\n{refused.headers}content-length: 0\r\nconnection: close\r\n\r\n".encode()
@@ -429,9 +422,9 @@ def protocol_of(endpoint: Endpoint) -> Any:
     return make
 
 
-def _key(request_line: str, headers: Headers) -> str:
+def _key(method: str, headers: Headers) -> str:
     """The client's half of the handshake; uvicorn has seen that it wants to upgrade to a WebSocket."""
-    if not request_line.startswith("GET "):
+    if method != "GET":
         raise Refused("405 Method Not Allowed", "allow: GET\r\n")
     if headers.get("sec-websocket-version") != "13":
         raise Refused("426 Upgrade Required", "sec-websocket-version: 13\r\n")

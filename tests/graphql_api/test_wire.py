@@ -4,6 +4,7 @@ import asyncio
 import base64
 import gc
 import json
+import re
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -446,3 +447,66 @@ async def test_what_http_waits_for_does_not_concern_a_socket(serving: Serving, m
         assert data(await socket.ask("{ viewer { authenticated } }"))
         raw.say({"type": "ping"})
         assert await raw.take() == (Opcode.TEXT, b'{"type":"pong"}')
+
+
+async def test_a_request_is_answered_alike_in_one_piece_and_in_two(serving: Serving, subtests: pytest.Subtests) -> None:
+    query = b'{"query":"query($id: ID!) { task(taskId: $id) { id seq } }","variables":{"id":"T"}}'
+    cases: dict[str, tuple[bytes, dict[str, str | None]]] = {
+        "an answer": (query, {}),
+        "the newer type": (query, {"Accept": "application/graphql-response+json"}),
+        "a connection that ends": (query, {"Connection": "close"}),
+        "a refused document": (b'{"query":"{ nothing }"}', {}),
+        "a refused document of the newer type": (
+            b'{"query":"{ nothing }"}',
+            {"Accept": "application/graphql-response+json"},
+        ),
+        "variables that do not fit": (b'{"query":"query($id: ID!) { task(taskId: $id) { id } }"}', {}),
+        "a fault in a field": (b'{"query":"{ task(taskId: \\"\\") { id } }"}', {}),
+        "no JSON": (b"{", {}),
+        "no request": (b"[]", {}),
+        "a wrong key": (query, {"Authorization": "Bearer spn_wrong"}),
+        "a page": (query, {"Accept": "text/html"}),
+        "a subscription": (
+            b'{"query":"subscription { taskUpdates(taskId: \\"T\\") { type } }"}',
+            {"Accept": "application/json"},
+        ),
+        "another origin": (query, {"Origin": "https://there.example"}),
+    }
+    for origins in ((), ("https://there.example",), ("*",)):
+        async with serving(body_bytes_max=1_024, allowed_origins=origins) as api:
+            if not origins:
+                await api.create("T")
+            for name, (body, headers) in cases.items():
+                with subtests.test(name, origins=origins):
+                    whole = await _answered(api, body, headers, pieces=1)
+                    assert whole == await _answered(api, body, headers, pieces=2)
+            assert b'"seq":1' in await _answered(api, query, {}, pieces=1)
+
+
+async def _answered(api: Api, body: bytes, headers: dict[str, str | None], *, pieces: int) -> bytes:
+    """The answer to a POST, without its date."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(api.origin.rpartition(":")[2]))
+    changed = {"Host": "localhost", "Content-Type": "application/json", "Content-Length": len(body), **headers}
+    lines = [f"POST {PATH} HTTP/1.1", *(f"{name}: {value}" for name, value in changed.items())]
+    head = "\r\n".join([*lines, "", ""]).encode()
+    ours = writer.get_extra_info("sockname")[:2]
+
+    def begun() -> bool:
+        connections: Any = api.server.server_state.connections
+        return any(one.client == ours and one.cycle is not None for one in connections if hasattr(one, "cycle"))
+
+    try:
+        if pieces == 1:
+            writer.write(head + body)
+        else:
+            writer.write(head)
+            await until(begun)
+            writer.write(body)
+        async with asyncio.timeout(WAIT_S):
+            answer = await reader.readuntil(b"\r\n\r\n")
+            size = re.search(rb"content-length: (\d+)", answer)
+            assert size is not None, answer
+            content = await reader.readexactly(int(size[1]))
+    finally:
+        writer.close()
+    return re.sub(rb"date: [^\r]*\r\n", b"", answer) + content
