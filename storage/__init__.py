@@ -81,6 +81,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 CONNECTIONS_MAX: Final = 10
+# Groups of changes under way at a time.
+GROUPS_MAX: Final = 2
 GROUP_COMMANDS_MAX: Final = 512
 WAITING_COMMANDS_MAX: Final = 10_000
 POOL_WAIT_S: Final = 5.0
@@ -150,7 +152,14 @@ async def open_storage(
         if not upgrade:
             await require(pool)
         feed = Feed()
-        writer = Writer(pool, feed, group_commands_max=group_commands_max, waiting_commands_max=waiting_commands_max)
+        writer = Writer(
+            pool,
+            feed,
+            # Each has a connection, and most must be the readers'.
+            groups_max=GROUPS_MAX if connections_max > 2 * GROUPS_MAX else 1,
+            group_commands_max=group_commands_max,
+            waiting_commands_max=waiting_commands_max,
+        )
         storage = Storage(pool, feed, writer, Reader(pool), Keys(pool))
         try:
             yield storage

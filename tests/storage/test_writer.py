@@ -26,7 +26,7 @@ from storage import (
 )
 from storage.commands import size_of
 from storage.lifecycle import decide
-from storage.writer import Writer
+from storage.writer import BESIDE_COMMANDS_MIN, Writer
 from tests.postgres import session
 from tests.storage.helpers import (
     CREATED,
@@ -78,6 +78,27 @@ async def test_while_one_group_commits_the_next_one_gathers(database: str) -> No
             await asyncio.gather(first, *others)
         assert spy.commits == 2
         assert len(await messages(storage)) == 302
+
+
+async def test_a_group_goes_beside_one_that_waits_with_commands_on_other_tasks(database: str) -> None:
+    async with open_storage(database, upgrade=False) as storage:
+        await submit(storage, Create(task_id="T"), *(Create(task_id=f"T{n}") for n in range(BESIDE_COMMANDS_MIN)))
+        with spied(storage) as spy:
+            async with row_locked(database):
+                first = asyncio.create_task(submit(storage, note(message="0")))
+                await until_blocked(database)
+                held = asyncio.create_task(submit(storage, note(message="1"), note(message="2")))
+                beside = await submit(storage, *(note(f"T{n}") for n in range(BESIDE_COMMANDS_MIN)))
+                assert {outcome.seq for outcome in beside} == {2}
+                held_later = asyncio.create_task(submit(storage, note(message="3")))
+                # Too few to go beside: they are next, together with those that were held.
+                few = asyncio.create_task(submit(storage, note("T1"), note("T2")))
+                await asyncio.sleep(0)
+                assert not any(task.done() for task in (first, held, held_later, few))
+            await asyncio.gather(first, held, held_later, few)
+        # The first, the one beside it, and one with all that was left.
+        assert spy.commits == 3
+        assert await messages(storage) == [CREATED, *"0123"]
 
 
 async def test_a_group_holds_at_most_its_number_of_commands(database: str) -> None:
@@ -243,6 +264,7 @@ async def test_times_do_not_run_backwards_when_the_clock_does(database: str) -> 
         writer = Writer(
             storage.pool,
             storage.feed,
+            groups_max=1,
             group_commands_max=10,
             waiting_commands_max=10,
             clock=lambda: next(clock),

@@ -1,0 +1,231 @@
+"""A connection for writing: a group of commands becomes one transaction, and its callers hear what came of it.
+
+What a group does is told in ``group``; here it is committed once, the feed is told, and its callers are answered. What
+a group cannot do because of one of its commands, each command tries alone.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from storage.commands import Command
+from storage.database import is_connection_failure, is_dead_connection, is_passing, sqlstate
+from storage.errors import NotConnected, OutcomeUnknown, Unavailable
+from storage.feed import Feed
+from storage.group import Outcome, write, write_remembered
+from storage.pool import NOT_IN_TIME, Connection, Pool
+from storage.remembered import Remembered
+from storage.task import Task, Update, UpdateType
+
+log = logging.getLogger(__name__)
+
+# Who waited for a lock as a group has waited; alone, each command only finds out whose row is held.
+ALONE_LOCK_TIMEOUT_MS: Final = 10
+# When the log is read after a commit whose outcome is unknown: it may still be on its way.
+LOOK_AFTER_S: Final = (0, 2, 15)
+_LOCK_NOT_AVAILABLE: Final = "55P03"
+
+
+@dataclass(slots=True)
+class Entry:
+    """A command that waits for its group, and whoever waits for the command."""
+
+    command: Command
+    size: int
+    future: asyncio.Future[Task | None]
+
+
+class Committer:
+    """Works off one group at a time."""
+
+    def __init__(self, pool: Pool, feed: Feed, remembered: Remembered, clock: Callable[[], datetime]) -> None:
+        self._pool = pool
+        self._feed = feed
+        # Shared with the other committers of the process, which have other tasks at any time.
+        self._remembered = remembered
+        self._clock = clock
+        self._connection: Connection | None = None
+
+    async def work_off(self, group: list[Entry]) -> None:
+        """Do what the commands of a group ask, and answer each; the tasks must be in no other group meanwhile."""
+        error: Exception | None
+        group, error = await self._attempt_from_memory(group)
+        if error is not None and is_dead_connection(error):
+            error = await self._attempt_again(group, error)
+        elif error is None and group:
+            error = await self._attempt(group)
+        if error is None:
+            return
+        if isinstance(error, OutcomeUnknown):
+            log.error("Whether a group of %d commands was committed is not known.", len(group), exc_info=error)
+            self.leave_unknown(group, error)
+            return
+        if len(group) == 1 or isinstance(error, NotConnected) or is_connection_failure(error):
+            told = _told(error, group)
+            for entry in group:
+                answer(entry, told)
+            return
+        # The database refused the group, and one command may be to blame: each has one try alone.
+        log.warning("A group of %d commands was refused; trying each alone.", len(group), exc_info=error)
+        lock_timeout_ms = ALONE_LOCK_TIMEOUT_MS if sqlstate(error) == _LOCK_NOT_AVAILABLE else None
+        stuck: set[str] = set()
+        for entry in group:
+            # A row that somebody else holds is waited for once, not once for each command that wants it.
+            if entry.command.task_id in stuck:
+                answer(entry, Unavailable(NOT_IN_TIME))
+                continue
+            error = await self._attempt([entry], lock_timeout_ms)
+            if isinstance(error, OutcomeUnknown):
+                self.leave_unknown([entry], error)
+            elif error is not None:
+                if sqlstate(error) == _LOCK_NOT_AVAILABLE:
+                    stuck.add(entry.command.task_id)
+                answer(entry, _told(error, [entry]))
+
+    def leave_unknown(self, group: Sequence[Entry], error: OutcomeUnknown) -> None:
+        """Tell callers that nobody knows, and have subscribers read the log: the change may be there unpublished."""
+        for entry in group:
+            answer(entry, error)
+        task_ids = {entry.command.task_id for entry in group}
+        for task_id in task_ids:
+            self._remembered.forget(task_id)
+        for wait_s in LOOK_AFTER_S:
+            asyncio.get_running_loop().call_later(wait_s, self._feed.look, task_ids)
+
+    async def _attempt_from_memory(self, group: list[Entry]) -> tuple[list[Entry], Exception | None]:
+        """Do what can be done without reading first; return what is left, and why the database would not have it."""
+        if not any(self._remembered.get(entry.command.task_id) for entry in group):
+            return group, None
+        try:
+            if self._connection is not None and not self._connection.sound:
+                self.disconnect()
+            if self._connection is None:
+                self._connection = await self._pool.acquire()
+        except NotConnected as error:
+            return group, error
+        try:
+            outcomes, updates = await write_remembered(
+                self._connection, [entry.command for entry in group], self._clock(), self._remembered
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it is, the callers must hear of it and the loop go on
+            if is_connection_failure(error):
+                self.disconnect()
+            if is_connection_failure(error) and not is_dead_connection(error):
+                # Who has waited for an answer as long as one may does not wait again.
+                return group, _unknown(error)
+            return group, error
+        for place, outcome in outcomes.items():
+            answer(group[place], outcome)
+        await self._published(updates)
+        return [entry for place, entry in enumerate(group) if place not in outcomes], None
+
+    async def _attempt_again(self, group: list[Entry], broken: Exception) -> Exception | None:
+        """Do what was under way when the connection broke, unless it turns out that it may have been done."""
+        seen = {entry.command.task_id: self._remembered.get(entry.command.task_id) for entry in group}
+        error = await self._attempt(group, seen={task_id: task for task_id, task in seen.items() if task is not None})
+        if error is None or isinstance(error, OutcomeUnknown):
+            return error
+        return _unknown(broken)
+
+    async def _attempt(
+        self, group: list[Entry], lock_timeout_ms: int | None = None, seen: Mapping[str, Task] | None = None
+    ) -> Exception | None:
+        """Commit the group and answer its callers, or return why the database would not have it.
+
+        Of tasks that are no longer as they were `seen`, nobody knows what became of these commands.
+        """
+        try:
+            try:
+                outcomes, updates = await self._commit(group, lock_timeout_ms, seen or {})
+            except Exception as error:
+                if not is_dead_connection(error):
+                    raise
+                # Most often it died while it lay idle. Nothing was committed, so a fresh one may try.
+                outcomes, updates = await self._commit(group, lock_timeout_ms, seen or {})
+        except Exception as error:  # noqa: BLE001 - whatever it is, the callers must hear of it and the loop go on
+            return error
+        for entry, outcome in zip(group, outcomes, strict=True):
+            answer(entry, outcome)
+        unsure = [entry for entry, outcome in zip(group, outcomes, strict=True) if isinstance(outcome, OutcomeUnknown)]
+        if unsure:
+            self.leave_unknown(unsure, _unknown(NotConnected(NOT_IN_TIME)))
+        await self._published(updates)
+        return None
+
+    async def _published(self, updates: Sequence[Update]) -> None:
+        """Tell of what was committed, and remember it."""
+        for change in updates:
+            if change.type is UpdateType.DELETE:
+                self._remembered.forget(change.task.task_id)
+            else:
+                self._remembered.keep(change.task)
+        await self._feed.publish(*updates)
+
+    async def _commit(
+        self, group: Sequence[Entry], lock_timeout_ms: int | None, seen: Mapping[str, Task]
+    ) -> tuple[Sequence[Outcome], Sequence[Update]]:
+        if self._connection is None:
+            self._connection = await self._pool.acquire()
+        connection = self._connection
+        try:
+            await connection.begin(lock_timeout_ms)
+            done = await write(connection, [entry.command for entry in group], self._clock(), seen)
+            try:
+                await connection.commit()
+            except Exception as error:
+                raise _unknown(error) from error
+        except BaseException as error:
+            # A connection on which the database said no is good: kept, so that no readers stand before us in a queue.
+            if isinstance(error, OutcomeUnknown) or not await _rolled_back(connection):
+                self.disconnect()
+            raise
+        return done
+
+    def disconnect(self) -> None:
+        """Give the connection back; the pool ends it when it is of no more use."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.release(connection)
+
+
+async def _rolled_back(connection: Connection) -> bool:
+    """Whether the connection can be used again, with nothing left of what was begun."""
+    if connection.interrupted:
+        return False
+    try:
+        await connection.roll_back()
+    except Exception:  # noqa: BLE001 - whatever it is, the connection is not to be trusted
+        return False
+    return True
+
+
+def _unknown(error: Exception) -> OutcomeUnknown:
+    unknown = OutcomeUnknown()
+    unknown.__cause__ = error
+    return unknown
+
+
+def answer(entry: Entry, outcome: Task | Exception | None) -> None:
+    """Tell whoever waits what came of a command."""
+    if entry.future.done():
+        return
+    if isinstance(outcome, Exception):
+        entry.future.set_exception(outcome)
+    else:
+        entry.future.set_result(outcome)
+
+
+def _told(error: Exception, group: Sequence[Entry]) -> Exception:
+    """What the callers of a failed group hear."""
+    if isinstance(error, NotConnected):
+        log.error("No connection to the database could be had for %d commands.", len(group), exc_info=error)
+        return error
+    if is_passing(error):
+        log.warning("A group of %d commands could not be written.", len(group), exc_info=error)
+        unavailable = Unavailable(NOT_IN_TIME)
+        unavailable.__cause__ = error
+        return unavailable
+    return error
