@@ -12,10 +12,10 @@ from datetime import datetime
 from typing import Final
 
 from storage.commands import Command
-from storage.database import is_connection_failure, is_dead_connection, is_passing, sqlstate
+from storage.database import is_connection_failure, is_dead_connection, is_passing, is_undone, sqlstate
 from storage.errors import NotConnected, OutcomeUnknown, Unavailable
 from storage.feed import Feed
-from storage.group import Outcome, write, write_remembered
+from storage.group import Decided, Outcome, decide_from_memory, write, write_decided
 from storage.pool import NOT_IN_TIME, Connection, Pool
 from storage.remembered import Remembered
 from storage.task import Task, Update, UpdateType
@@ -51,22 +51,27 @@ class Committer:
 
     async def work_off(self, group: list[Entry]) -> None:
         """Do what the commands of a group ask, and answer each; the tasks must be in no other group meanwhile."""
-        error: Exception | None
-        group, error = await self._attempt_from_memory(group)
-        if error is not None and is_dead_connection(error):
-            error = await self._attempt_again(group, error)
-        elif error is None and group:
-            error = await self._attempt(group)
+        error: Exception | None = None
+        seen: Mapping[str, Task] = {}
+        now = self._clock()
+        decided = decide_from_memory([entry.command for entry in group], now, self._remembered)
+        if decided.seen:
+            group, seen, error = await self._attempt_decided(group, decided)
+        if error is None and group:
+            error = await self._attempt(group, now, seen=seen)
         if error is None:
             return
         if isinstance(error, OutcomeUnknown):
-            log.error("Whether a group of %d commands was committed is not known.", len(group), exc_info=error)
             self.leave_unknown(group, error)
             return
+        if seen:
+            # What broke before may have been done, and it was not found out.
+            self.leave_unknown([entry for entry in group if entry.command.task_id in seen], _unknown(error))
+            group = [entry for entry in group if entry.command.task_id not in seen]
+            if not group:
+                return
         if len(group) == 1 or isinstance(error, NotConnected) or is_connection_failure(error):
-            told = _told(error, group)
-            for entry in group:
-                answer(entry, told)
+            self._answer_alike(group, _told(error, group))
             return
         # The database refused the group, and one command may be to blame: each has one try alone.
         log.warning("A group of %d commands was refused; trying each alone.", len(group), exc_info=error)
@@ -77,7 +82,7 @@ class Committer:
             if entry.command.task_id in stuck:
                 answer(entry, Unavailable(NOT_IN_TIME))
                 continue
-            error = await self._attempt([entry], lock_timeout_ms)
+            error = await self._attempt([entry], now, lock_timeout_ms)
             if isinstance(error, OutcomeUnknown):
                 self.leave_unknown([entry], error)
             elif error is not None:
@@ -87,51 +92,66 @@ class Committer:
 
     def leave_unknown(self, group: Sequence[Entry], error: OutcomeUnknown) -> None:
         """Tell callers that nobody knows, and have subscribers read the log: the change may be there unpublished."""
-        for entry in group:
-            answer(entry, error)
+        log.error("Whether a group of %d commands was committed is not known.", len(group), exc_info=error)
+        self._answer_alike(group, error)
         task_ids = {entry.command.task_id for entry in group}
         for task_id in task_ids:
             self._remembered.forget(task_id)
         for wait_s in LOOK_AFTER_S:
             asyncio.get_running_loop().call_later(wait_s, self._feed.look, task_ids)
 
-    async def _attempt_from_memory(self, group: list[Entry]) -> tuple[list[Entry], Exception | None]:
-        """Do what can be done without reading first; return what is left, and why the database would not have it."""
-        if not any(self._remembered.get(entry.command.task_id) for entry in group):
-            return group, None
+    async def _attempt_decided(
+        self, group: list[Entry], decided: Decided
+    ) -> tuple[list[Entry], Mapping[str, Task], Exception | None]:
+        """Write what was decided from memory, and answer.
+
+        Return those commands that are left, the tasks of those that may have been done nevertheless, as they were seen,
+        and why the database would not have any of it, if so.
+        """
         try:
-            if self._connection is not None and not self._connection.sound:
-                self.disconnect()
-            if self._connection is None:
-                self._connection = await self._pool.acquire()
+            connection = await self._connected()
         except NotConnected as error:
-            return group, error
+            return group, {}, error
         try:
-            outcomes, updates = await write_remembered(
-                self._connection, [entry.command for entry in group], self._clock(), self._remembered
-            )
+            written = await write_decided(connection, decided)
         except Exception as error:  # noqa: BLE001 - whatever it is, the callers must hear of it and the loop go on
-            if is_connection_failure(error):
+            if is_connection_failure(error) or connection.interrupted:
                 self.disconnect()
-            if is_connection_failure(error) and not is_dead_connection(error):
-                # Who has waited for an answer as long as one may does not wait again.
-                return group, _unknown(error)
-            return group, error
+            if is_undone(error):
+                # A connection of no more use does not say that another would not do.
+                return group, {}, None if is_connection_failure(error) else error
+            if is_dead_connection(error):
+                # Under the lock it can be seen whether it was done.
+                return group, decided.seen, None
+            # Who has waited for an answer as long as one may does not wait again.
+            self.leave_unknown([entry for entry in group if entry.command.task_id in decided.seen], _unknown(error))
+            self._answer_alike([entry for entry in group if entry.command.task_id not in decided.seen], _later(error))
+            return [], {}, None
+        for task_id in decided.seen.keys() - written:
+            self._remembered.forget(task_id)
+        outcomes = decided.outcomes(written)
         for place, outcome in outcomes.items():
             answer(group[place], outcome)
-        await self._published(updates)
-        return [entry for place, entry in enumerate(group) if place not in outcomes], None
+        await self._published(decided.updates(written))
+        return [entry for place, entry in enumerate(group) if place not in outcomes], {}, None
 
-    async def _attempt_again(self, group: list[Entry], broken: Exception) -> Exception | None:
-        """Do what was under way when the connection broke, unless it turns out that it may have been done."""
-        seen = {entry.command.task_id: self._remembered.get(entry.command.task_id) for entry in group}
-        error = await self._attempt(group, seen={task_id: task for task_id, task in seen.items() if task is not None})
-        if error is None or isinstance(error, OutcomeUnknown):
-            return error
-        return _unknown(broken)
+    async def _connected(self) -> Connection:
+        if self._connection is not None and not self._connection.sound:
+            self.disconnect()
+        if self._connection is None:
+            self._connection = await self._pool.acquire()
+        return self._connection
+
+    def _answer_alike(self, group: Sequence[Entry], outcome: Exception) -> None:
+        for entry in group:
+            answer(entry, outcome)
 
     async def _attempt(
-        self, group: list[Entry], lock_timeout_ms: int | None = None, seen: Mapping[str, Task] | None = None
+        self,
+        group: list[Entry],
+        now: datetime,
+        lock_timeout_ms: int | None = None,
+        seen: Mapping[str, Task] | None = None,
     ) -> Exception | None:
         """Commit the group and answer its callers, or return why the database would not have it.
 
@@ -139,12 +159,12 @@ class Committer:
         """
         try:
             try:
-                outcomes, updates = await self._commit(group, lock_timeout_ms, seen or {})
+                outcomes, updates = await self._commit(group, now, lock_timeout_ms, seen or {})
             except Exception as error:
                 if not is_dead_connection(error):
                     raise
                 # Most often it died while it lay idle. Nothing was committed, so a fresh one may try.
-                outcomes, updates = await self._commit(group, lock_timeout_ms, seen or {})
+                outcomes, updates = await self._commit(group, now, lock_timeout_ms, seen or {})
         except Exception as error:  # noqa: BLE001 - whatever it is, the callers must hear of it and the loop go on
             return error
         for entry, outcome in zip(group, outcomes, strict=True):
@@ -165,14 +185,12 @@ class Committer:
         await self._feed.publish(*updates)
 
     async def _commit(
-        self, group: Sequence[Entry], lock_timeout_ms: int | None, seen: Mapping[str, Task]
+        self, group: Sequence[Entry], now: datetime, lock_timeout_ms: int | None, seen: Mapping[str, Task]
     ) -> tuple[Sequence[Outcome], Sequence[Update]]:
-        if self._connection is None:
-            self._connection = await self._pool.acquire()
-        connection = self._connection
+        connection = await self._connected()
         try:
             await connection.begin(lock_timeout_ms)
-            done = await write(connection, [entry.command for entry in group], self._clock(), seen)
+            done = await write(connection, [entry.command for entry in group], now, seen)
             try:
                 await connection.commit()
             except Exception as error:
@@ -225,7 +243,11 @@ def _told(error: Exception, group: Sequence[Entry]) -> Exception:
         return error
     if is_passing(error):
         log.warning("A group of %d commands could not be written.", len(group), exc_info=error)
-        unavailable = Unavailable(NOT_IN_TIME)
-        unavailable.__cause__ = error
-        return unavailable
+        return _later(error)
     return error
+
+
+def _later(error: Exception) -> Unavailable:
+    unavailable = Unavailable(NOT_IN_TIME)
+    unavailable.__cause__ = error
+    return unavailable

@@ -21,7 +21,9 @@ _URL_OPTIONS: Final = inspect.signature(asyncpg.connect).parameters.keys() | {_O
 # PostgreSQL's own words for "not now": connection failures (08), resources (53), limits of time and locks (55, 57), and
 # what a restart or a failover does to a transaction (40, and 25006: the server became read-only).
 _PASSING_STATES: Final = ("08", "40", "53", "55", "57", "25006")
-_CONNECTION_STATES: Final = ("08", "57P", "25006")
+# What ends a session, and what shows that it is of no more use.
+_ENDING_STATES: Final = ("08", "57P")
+_CONNECTION_STATES: Final = (*_ENDING_STATES, "25006")
 
 
 def open_engine(url: str, *, statement_timeout_ms: int, lock_timeout_ms: int) -> AsyncEngine:
@@ -113,6 +115,13 @@ def is_dead_connection(error: BaseException) -> bool:
     """Whether a fresh connection may do what this one could not; most often it died while it lay idle."""
     # Who has waited for an answer as long as one may does not wait again.
     return is_connection_failure(error) and not isinstance(error, TimeoutError)
+
+
+def is_undone(error: BaseException) -> bool:
+    """Whether a statement that commits by itself was certainly not done: PostgreSQL said no, or was never asked."""
+    if isinstance(error, asyncpg.PostgresError):
+        return not sqlstate(error).startswith(_ENDING_STATES)
+    return is_unsendable(error)
 
 
 def is_passing(error: BaseException) -> bool:

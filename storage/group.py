@@ -9,10 +9,11 @@ own, without arrays.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -84,8 +85,8 @@ async def write(
     """Do what the commands ask, in the transaction that is open; return what came of each, and what to publish, both
     true once the transaction is committed.
 
-    The commands on a task that was `seen` may have been done before, by a connection that broke. If the task still is
-    as it was, they were not, and never will be; else nobody knows.
+    The commands on a task that was `seen` are plain reports that may have been done before, by a connection that broke.
+    If the task still is as it was, they were not, and never will be; else nobody knows.
     """
     rows = await _insert_new(connection, commands, now)
     await _lock_old(connection, commands, rows)
@@ -108,51 +109,76 @@ async def write(
     return outcomes, updates
 
 
-async def write_remembered(
-    connection: Connection, commands: Sequence[Command], now: datetime, remembered: Remembered
-) -> tuple[dict[int, Outcome], list[Update]]:
-    """Do what can be decided from memory, in one statement that is a transaction of its own; return what came of those
-    commands, by their place, and what to publish. Nothing was done of the other commands.
-    """
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What was decided from memory; nothing of it is written yet."""
+
+    # The tasks on which it rests, as they are remembered.
+    seen: dict[str, Task]
+    # Each of these tasks as the reports leave it.
+    _rows: dict[str, _Row]
+    # By the place of its command: the task as a report leaves it.
+    _tasks: dict[int, Task]
+
+    def outcomes(self, written: AbstractSet[str]) -> dict[int, Task]:
+        """By the place of its command, what came of each report on a task that was written."""
+        return {place: task for place, task in self._tasks.items() if task.task_id in written}
+
+    def updates(self, written: AbstractSet[str]) -> list[Update]:
+        """What to publish when these tasks are written."""
+        updates = []
+        for task_id in written:
+            row = self._rows[task_id]
+            assert row.task is not None
+            updates.append(update_of(row.task, tuple(row.events), row.size))
+        return updates
+
+    @property
+    def changed(self) -> list[Task]:
+        """The tasks as the reports leave them, in order of task_id, as rows are locked."""
+        return [row.task for _, row in sorted(self._rows.items()) if row.task is not None]
+
+    @property
+    def events(self) -> list[Event]:
+        """What the reports add."""
+        return [event for row in self._rows.values() for event in row.events]
+
+
+def decide_from_memory(commands: Sequence[Command], now: datetime, remembered: Remembered) -> Decided:
+    """Let the rules apply reports to tasks as they are remembered, where every command on a task is a plain report."""
+    seen: dict[str, Task] = {}
     rows: dict[str, _Row] = {}
+    tasks_then: dict[int, Task] = {}
     others: set[str] = set()
-    tasks_then: list[Task | None] = []
-    for command in commands:
-        task = None
-        if command.task_id not in others:
-            row = rows.get(command.task_id)
-            if row is None:
-                row = rows[command.task_id] = _Row(True, remembered.get(command.task_id))
-            if row.task is not None and isinstance(command, Report) and command.idempotency_key is None:
-                # It may be that what is remembered is no longer so; who may be refused is asked about under the lock.
-                with suppress(Refusal):
-                    task = _fold(row, command, now)
-            if task is None:
-                # Commands on one task stay in order: all go one way.
-                others.add(command.task_id)
-        tasks_then.append(task)
-    for task_id in others:
+    for place, command in enumerate(commands):
+        task_id = command.task_id
+        if task_id in others:
+            continue
+        row = rows.get(task_id)
+        if row is None and (task := remembered.get(task_id)) is not None:
+            seen[task_id] = task
+            row = rows[task_id] = _Row(True, task)
+        if row is not None and isinstance(command, Report) and command.idempotency_key is None:
+            # It may be that what is remembered is no longer so; who may be refused is asked about under the lock.
+            with suppress(Refusal):
+                task = _fold(row, command, now)
+                assert task is not None
+                tasks_then[place] = task
+                continue
+        # Commands on one task stay in order: all go the other way.
+        others.add(task_id)
+        seen.pop(task_id, None)
         rows.pop(task_id, None)
-    if not rows:
-        return {}, []
-    written = await _report_remembered(connection, rows, remembered)
-    for task_id in rows.keys() - written:
-        remembered.forget(task_id)
-    updates = []
-    for task_id in written:
-        row = rows[task_id]
-        assert row.task is not None
-        updates.append(update_of(row.task, tuple(row.events), row.size))
-    return {place: tasks_then[place] for place, command in enumerate(commands) if command.task_id in written}, updates
+    return Decided(seen, rows, {place: task for place, task in tasks_then.items() if task.task_id in rows})
 
 
-async def _report_remembered(connection: Connection, rows: dict[str, _Row], remembered: Remembered) -> set[str]:
-    """Write what the reports made of tasks that still are as they were remembered; the IDs of those tasks."""
-    # In order of task_id, as rows are locked.
-    changed = [row.task for _, row in sorted(rows.items()) if row.task is not None]
-    known = [remembered.get(task.task_id) for task in changed]
-    seen = [(task.seq, task.created_at) for task in known if task is not None]
-    events = [event for row in rows.values() for event in row.events]
+async def write_decided(connection: Connection, decided: Decided) -> set[str]:
+    """Write what was decided of tasks that still are as they were seen; return the IDs of those.
+
+    It is one statement, and a transaction of its own.
+    """
+    changed, events = decided.changed, decided.events
+    seen = [_seeing(decided.seen[task.task_id]) for task in changed]
     if len(events) == 1:
         found = await connection.run(_REPORT_ONE_IF_SEEN, *_changing(changed[0]), *seen[0], *events[0], *_NO_KEY)
     else:
@@ -167,7 +193,7 @@ async def _report_remembered(connection: Connection, rows: dict[str, _Row], reme
 
 
 def _same(task: Task | None, seen: Task) -> bool:
-    return task is not None and (task.seq, task.created_at) == (seen.seq, seen.created_at)
+    return task is not None and _seeing(task) == _seeing(seen)
 
 
 async def _insert_new(connection: Connection, commands: Sequence[Command], now: datetime) -> dict[str, _Row]:
@@ -261,6 +287,7 @@ async def _store(connection: Connection, rows: dict[str, _Row]) -> None:
         if gone:
             deleted.append(task_id)
         if row.task is None:
+            assert row.deleted or not row.stored, f"{task_id} was inserted, and nothing was made of it"
             continue
         if row.creation is not None and (gone or not row.stored):
             # Created after a deletion: in this group, or by somebody between our insert and our lock. Should yet
@@ -305,8 +332,14 @@ _CHANGING: Final = (
     "canceled_at",
 )
 _changing = itemgetter(*map(Task._fields.index, _CHANGING))
-# The number of the latest event that a decision rests on.
-_SEEN_SEQ: Final = Column("seen_seq", BigInteger)
+# What tells a task that a decision rests on from what has become of it since. The number alone would not, when it was
+# born again, or when a server that took over had not got the latest events and others have been written since.
+_seeing = attrgetter("seq", "updated_at", "created_at")
+_SEEN: Final = (
+    Column("seen_seq", BigInteger),
+    Column("seen_updated_at", tasks.c.updated_at.type),
+    Column("seen_created_at", tasks.c.created_at.type),
+)
 _EVENT: Final = (*Event._fields, "idempotency_key", "fingerprint")
 
 
@@ -358,13 +391,18 @@ def _report(*, many: bool) -> Any:
 
 
 def _report_if_seen(*, many: bool) -> Any:
-    """The same for tasks that still have the number that was seen; it returns the IDs of those."""
-    sent = _sent("task", [*(tasks.c[name] for name in _CHANGING), _SEEN_SEQ, tasks.c.created_at], many=many)
+    """The same for tasks that still are as they were seen; it returns the IDs of those."""
+    sent = _sent("task", [*(tasks.c[name] for name in _CHANGING), *_SEEN], many=many)
     same = tasks.c.task_id == any_(array([sent.c.task_id]))
     # The time of birth is compared in a way that no index of the list could serve.
     changed = (
         update(tasks)
-        .where(same, tasks.c.seq == sent.c.seen_seq, tasks.c.created_at.is_not_distinct_from(sent.c.created_at))
+        .where(
+            same,
+            tasks.c.seq == sent.c.seen_seq,
+            tasks.c.updated_at == sent.c.seen_updated_at,
+            tasks.c.created_at.is_not_distinct_from(sent.c.seen_created_at),
+        )
         .values({name: sent.c[name] for name in _CHANGING[1:]})
         .returning(tasks.c.task_id)
         .cte("changed")
@@ -409,12 +447,10 @@ _INSERT_NEW_TASKS: Final = compiled(
 )
 _REPORT: Final = compiled(_report(many=True), *_names("task", _CHANGING), *_names("event", _EVENT))
 _REPORT_ONE: Final = compiled(_report(many=False), *_names("task", _CHANGING), *_names("event", _EVENT))
-_SEEN: Final = ("seen_seq", "created_at")
-_REPORT_IF_SEEN: Final = compiled(
-    _report_if_seen(many=True), *_names("task", (*_CHANGING, *_SEEN)), *_names("event", _EVENT)
-)
+_REPORT_SENT: Final = (*_CHANGING, *(one.name for one in _SEEN))
+_REPORT_IF_SEEN: Final = compiled(_report_if_seen(many=True), *_names("task", _REPORT_SENT), *_names("event", _EVENT))
 _REPORT_ONE_IF_SEEN: Final = compiled(
-    _report_if_seen(many=False), *_names("task", (*_CHANGING, *_SEEN)), *_names("event", _EVENT)
+    _report_if_seen(many=False), *_names("task", _REPORT_SENT), *_names("event", _EVENT)
 )
 _INSERT_EVENTS: Final = compiled(_insert_events(many=True), *_names("event", _EVENT))
 _DELETE_EVENTS: Final = compiled(

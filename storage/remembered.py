@@ -5,6 +5,7 @@ written only if the row still has the number that was remembered, and a refusal 
 """
 
 from collections import OrderedDict
+from sys import getsizeof
 from typing import Final
 
 from storage.task import Task
@@ -47,9 +48,7 @@ class Remembered:
 
 
 def _size_of(task: Task) -> int:
+    # As they lie in memory: four bytes for each character when one of them needs as many.
     event = task.last_event
-    return (
-        _TASK_BYTES
-        + len(task.metadata or "")
-        + (len(event.message) + len(event.metadata or "") if event is not None else 0)
-    )
+    texts = (task.metadata, event and event.message, event and event.metadata)
+    return _TASK_BYTES + sum(getsizeof(text) for text in texts if text)

@@ -120,7 +120,8 @@ class Writer:
             if group:
                 # Canceled in the middle of it.
                 self._closing = True
-                for entry in (*group, *self._waiting, *chain(*self._held.values())):
+                committer.leave_unknown(group, OutcomeUnknown())
+                for entry in (*self._waiting, *chain(*self._held.values())):
                     answer(entry, Unavailable("The server is shutting down; try again."))
 
     def _gather(self) -> list[Entry]:

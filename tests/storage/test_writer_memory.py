@@ -2,12 +2,13 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy import make_url
 
 from storage import (
     Complete,
@@ -17,20 +18,37 @@ from storage import (
     Task,
     TaskFinished,
     TaskNotFound,
+    Unavailable,
     UpdateProgress,
     open_storage,
 )
 from storage import remembered as remembered_module
-from storage.errors import OutcomeUnknown
+from storage.commands import Command
+from storage.errors import NotConnected, OutcomeUnknown
+from storage.group import decide_from_memory
+from storage.lifecycle import decide
 from storage.pool import Connection
 from storage.remembered import Remembered
-from tests.storage.helpers import COMMITS, CREATED, at_commit, messages, note, numbers, spied, submit, task_and_log
+from tests.postgres import execute, session, set_for_database
+from tests.storage.helpers import (
+    COMMITS,
+    CREATED,
+    at_commit,
+    kill_connections,
+    messages,
+    note,
+    numbers,
+    spied,
+    submit,
+    task_and_log,
+)
+from tests.storage.test_lifecycle import NOW
 
 AT_ONCE = COMMITS[1:]
 
 
 @contextmanager
-def answers_lost(lose: Callable[[], bool]) -> Iterator[None]:
+def answers_lost(lose: Callable[[], bool], error: type[Exception] = ConnectionResetError) -> Iterator[None]:
     """Let statements that commit by themselves run, and their answers be lost."""
     run = Connection.run
 
@@ -38,11 +56,37 @@ def answers_lost(lose: Callable[[], bool]) -> Iterator[None]:
         rows = await run(connection, statement, *arguments)
         if statement in AT_ONCE and lose():
             connection.interrupted = True
-            raise ConnectionResetError
+            raise error
         return rows
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Connection, "run", run_and_lose)
+        yield
+
+
+def once(error: Exception) -> Callable[[Any], Awaitable[None]]:
+    """Raise this the first time."""
+    errors = [error]
+
+    async def act(_: Any) -> None:
+        if errors:
+            raise errors.pop()
+
+    return act
+
+
+@contextmanager
+def instead_of_at_once(storage: Storage, act: Callable[[Connection], Awaitable[None]]) -> Iterator[None]:
+    """Do something instead of a statement that commits by itself."""
+    run = Connection.run
+
+    async def run_or_act(connection: Connection, statement: str, *arguments: Any) -> list[Any]:
+        if statement in AT_ONCE and connection in storage.pool:
+            await act(connection)
+        return await run(connection, statement, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Connection, "run", run_or_act)
         yield
 
 
@@ -131,19 +175,156 @@ async def test_a_report_whose_answer_was_lost_is_not_written_twice_and_subscribe
         assert await messages(storage) == await messages(storage, "other") == [CREATED, "m", "m"]
 
 
-@pytest.mark.parametrize("error", [asyncpg.InternalClientError("another operation is in progress"), BrokenPipeError()])
-async def test_a_report_whose_connection_is_of_no_use_is_written_by_another(database: str, error: Exception) -> None:
-    errors = [error]
-
-    async def fail_once(_: Any) -> None:
-        if errors:
-            raise errors.pop()
-
+@pytest.mark.parametrize("error", [TimeoutError, RuntimeError, asyncpg.InternalClientError, asyncpg.AdminShutdownError])
+@pytest.mark.parametrize("reports", [1, 2])
+async def test_what_may_have_been_done_is_not_done_again_whatever_became_of_the_answer(
+    database: str, error: type[Exception], reports: int
+) -> None:
     async with open_storage(database, upgrade=False) as storage:
         await submit(storage, Create(task_id="T"))
-        with at_commit(storage, fail_once):
+        with answers_lost(lambda: True, error):
+            outcomes = await submit(storage, *[note()] * reports)
+        assert [type(outcome) for outcome in outcomes] == [OutcomeUnknown] * reports
+        # And it is not remembered as it was before.
+        with spied(storage) as spy:
+            assert [task.seq for task in await submit(storage, note())] == [2 + reports]
+        assert len(spy.statements) > 1
+        assert await messages(storage) == [CREATED, *["m"] * (reports + 1)]
+
+
+@pytest.mark.parametrize("then", [Delete(task_id="T"), Complete(task_id="T")])
+async def test_what_may_have_been_done_is_unknown_also_when_the_task_has_ended_since(
+    database: str, then: Command
+) -> None:
+    async with open_storage(database, upgrade=False) as one, open_storage(database, upgrade=False) as two:
+        await submit(one, Create(task_id="T"))
+
+        async def end(connection: Connection) -> None:
+            if not connection.interrupted:
+                connection.interrupted = True
+                await submit(two, then)
+                raise ConnectionResetError
+
+        with instead_of_at_once(one, end):
+            (outcome,) = await submit(one, note())
+        assert isinstance(outcome, OutcomeUnknown)
+
+
+async def test_what_may_have_been_done_is_unknown_also_when_the_task_was_born_again(database: str) -> None:
+    async with open_storage(database, upgrade=False) as one, open_storage(database, upgrade=False) as two:
+        await submit(one, Create(task_id="T"))
+
+        async def replace(connection: Connection) -> None:
+            connection.interrupted = True
+            await submit(two, Delete(task_id="T"), Create(task_id="T"))
+            raise ConnectionResetError
+
+        with instead_of_at_once(one, replace):
+            (outcome,) = await submit(one, note())
+        assert isinstance(outcome, OutcomeUnknown)
+        assert await messages(one) == [CREATED]
+
+
+@pytest.mark.parametrize("error", [asyncpg.InternalClientError("another operation is in progress"), BrokenPipeError()])
+async def test_a_report_whose_connection_is_of_no_use_is_written_by_another(database: str, error: Exception) -> None:
+    async with open_storage(database, upgrade=False) as storage:
+        await submit(storage, Create(task_id="T"))
+        with at_commit(storage, once(error)):
             assert [task.seq for task in await submit(storage, note(), note())] == [2, 3]
         assert await messages(storage) == [CREATED, "m", "m"]
+
+
+async def test_what_was_not_sent_is_not_of_unknown_outcome(database: str) -> None:
+    async with open_storage(database, upgrade=False) as one, open_storage(database, upgrade=False) as two:
+        await submit(one, Create(task_id="T"), Create(task_id="other"))
+        with at_commit(one, once(TimeoutError())):
+            outcomes = await submit(one, note(), Create(task_id="new"), note("other", idempotency_key="k"))
+        assert [type(outcome) for outcome in outcomes] == [OutcomeUnknown, Unavailable, Unavailable]
+        # What this process remembers of T is wrong, and what it will do with it was not sent.
+        await submit(one, note())
+        await submit(two, Delete(task_id="T"))
+        with at_commit(one, once(BrokenPipeError())):
+            outcomes = await submit(one, note("other"), Create(task_id="T"), note())
+        assert [task.seq for task in outcomes] == [2, 1, 2]
+        assert await messages(one) == [CREATED, "m"]
+        with at_commit(one, once(BrokenPipeError())):
+            outcomes = await submit(one, note("other"), Delete(task_id="T"), Create(task_id="T"), note())
+        assert [outcome and outcome.seq for outcome in outcomes] == [3, None, 1, 2]
+        assert await messages(one) == [CREATED, "m"]
+
+
+async def test_a_server_that_only_reads_has_done_nothing(database: str) -> None:
+    async with open_storage(database, upgrade=False) as storage:
+        await submit(storage, Create(task_id="T"))
+        await set_for_database(database, "default_transaction_read_only = on")
+        await kill_connections(database)
+        (outcome,) = await submit(storage, note())
+        assert type(outcome) is Unavailable
+        async with session(database) as other:
+            await other.execute("SET default_transaction_read_only = off")
+            name = await other.fetchval("SELECT current_database()")
+            await other.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        assert [task.seq for task in await submit(storage, note())] == [2]
+
+
+async def test_a_number_that_was_lost_by_the_server_and_given_again_is_not_taken_for_the_same(database: str) -> None:
+    async with open_storage(database, upgrade=False) as one, open_storage(database, upgrade=False) as two:
+        await submit(one, Create(task_id="T"), Create(task_id="behind"))
+        await submit(one, note(), note("behind"))
+        # As after a failover to a server that had not got the latest events.
+        await execute(database, "DELETE FROM task_events WHERE seq = 2")
+        await execute(database, "UPDATE tasks SET seq = 1")
+        await submit(two, Complete(task_id="T"))
+        (outcome, behind) = await submit(one, UpdateProgress(task_id="T", progress=5), note("behind"))
+        assert isinstance(outcome, TaskFinished)
+        assert behind.seq == 2
+        assert len(await messages(one)) == len(await messages(one, "behind")) == 2
+
+
+def test_tasks_are_sent_in_the_order_in_which_their_rows_are_to_be_locked() -> None:
+    remembered = Remembered()
+    for task_id in "abc":
+        task = decide(None, Create(task_id=task_id), NOW)
+        assert task is not None
+        remembered.keep(task)
+    decided = decide_from_memory([note("c"), note("a"), note("b"), note("a")], NOW, remembered)
+    assert [(task.task_id, task.seq) for task in decided.changed] == [("a", 3), ("b", 2), ("c", 2)]
+
+
+async def test_a_task_that_was_deleted_is_not_remembered(database: str) -> None:
+    async with open_storage(database, upgrade=False) as storage:
+        await submit(storage, Create(task_id="T"))
+        await submit(storage, Delete(task_id="T"))
+        with spied(storage) as spy:
+            (outcome,) = await submit(storage, note())
+        assert isinstance(outcome, TaskNotFound)
+        # Nothing was tried from memory.
+        assert not any(statement in AT_ONCE for statement in spy.statements)
+
+
+async def test_an_update_from_memory_has_its_size(database: str) -> None:
+    async with open_storage(database, upgrade=False) as storage:
+        await submit(storage, Create(task_id="T"))
+        with storage.feed.subscribe("T") as subscriber:
+            await submit(storage, note(message="m" * 1_000))
+            updates = subscriber.take_now()
+        assert updates is not None
+        assert updates[0].size >= 1_000
+
+
+async def test_who_waits_for_a_connection_in_vain_is_told_that_nothing_was_done(database: str) -> None:
+    async with open_storage(database, upgrade=False, pool_wait_s=0.1) as storage:
+        await submit(storage, Create(task_id="T"))
+        await kill_connections(database)
+        name = make_url(database).database
+        async with session(make_url(database).set(database="postgres").render_as_string(hide_password=False)) as other:
+            await other.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+            try:
+                (outcome,) = await submit(storage, note())
+            finally:
+                await other.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        assert type(outcome) is NotConnected
+        assert [task.seq for task in await submit(storage, note())] == [2]
 
 
 async def test_every_report_is_written_once_or_of_unknown_outcome_while_processes_race_and_answers_are_lost(
@@ -178,9 +359,6 @@ async def test_every_report_is_written_once_or_of_unknown_outcome_while_processe
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from storage.lifecycle import decide
-    from tests.storage.test_lifecycle import NOW
-
     monkeypatch.setattr(remembered_module, "REMEMBERED_TASKS_MAX", 3)
     remembered = Remembered()
 
