@@ -50,6 +50,8 @@ from storage.task import Event, Json, Status, Task
 LOG_CHUNK_EVENTS: Final = 500
 # Events that one query may bring. When many subscribers come back at once, each gets smaller chunks.
 BATCH_EVENTS_MAX: Final = 20_000
+# Of histories, fewer: the rows of one query are read while PostgreSQL works on the next.
+HISTORY_BATCH_EVENTS_MAX: Final = 600
 # Message and metadata of the events in one answer: a chunk ends there, and a history is refused.
 EVENTS_BYTES_MAX: Final = 8 * 1024 * 1024
 
@@ -89,7 +91,7 @@ class Reader:
         self._tasks = Batches(self._load_tasks)
         self._single_events = Batches(self._load_single_events)
         self._slices = Batches(
-            self._load_slices, weigh=lambda wanted: wanted[2] - wanted[1] + 1, weight_max=BATCH_EVENTS_MAX
+            self._load_slices, weigh=lambda wanted: wanted[2] - wanted[1] + 1, weight_max=HISTORY_BATCH_EVENTS_MAX
         )
         self._logs = Batches(self._load_logs)
         # Reads that nothing can be batched with.
