@@ -125,6 +125,7 @@ async def test_a_query_looks_up_at_most_its_number_of_keys(database: str, monkey
 
 async def test_a_query_brings_at_most_its_number_of_events(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("storage.reader.HISTORY_BATCH_EVENTS_MAX", 10)
+    monkeypatch.setattr("storage.reader.BATCH_EVENTS_MAX", 10)
     async with open_storage(database, upgrade=False) as storage:
         ids = [f"T{n}" for n in range(5)]
         await submit(
