@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test test-interpreted fuzz check format lock schema migration bench bench-storage clean help
+.PHONY: run test test-interpreted fuzz torture check format lock schema migration bench bench-storage clean help
 
 help: ## List what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -21,6 +21,9 @@ test-interpreted: $(READY) ## Run the tests of the API with operations run by gr
 
 fuzz: $(READY) ## Ask both executors 20,000 operations; FUZZ_OPERATIONS says otherwise
 	FUZZ_OPERATIONS=$${FUZZ_OPERATIONS:-20000} $(BIN)/python -m pytest -s --timeout 3600 tests/graphql_api/test_executors.py
+
+torture: $(READY) ## Break everything while clients work, and check: make torture SECONDS=600 SEED=7 FEED=nats
+	$(BIN)/python -m tests.faults --seconds $(or $(SECONDS),300) $(if $(SEED),--seed $(SEED)) --feed $(or $(FEED),postgres)
 
 check: $(READY) ## Format, lint, types, import directions, and whether the generated files are current
 	$(BIN)/ruff format --check .

@@ -1,0 +1,39 @@
+"""What was done, when, and what was found wrong: all that is left to debug with when a run has failed."""
+
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Final
+
+# A run that goes wrong goes wrong often; the first violations say why.
+VIOLATIONS_SHOWN_MAX: Final = 30
+
+
+@dataclass
+class Journal:
+    """Lines with times since the beginning, counts, and violations."""
+
+    echo: bool = False
+    lines: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    _began_at: float = field(default_factory=time.monotonic)
+
+    def note(self, words: str) -> None:
+        """Write down what is being done."""
+        line = f"{time.monotonic() - self._began_at:8.2f}  {words}"
+        self.lines.append(line)
+        if self.echo:
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+
+    def violation(self, sentence: str) -> None:
+        """Write down that a promise was broken."""
+        self.violations.append(sentence)
+        if len(self.violations) <= VIOLATIONS_SHOWN_MAX:
+            self.note(f"VIOLATION: {sentence}")
+
+    def counted(self) -> str:
+        """All counts in one line."""
+        return ", ".join(f"{name} {count:,}" for name, count in sorted(self.counts.items()))

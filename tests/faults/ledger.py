@@ -1,0 +1,120 @@
+"""What clients did and saw: each report with what its reporter was told, and each view of a task."""
+
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from storage import Command, Create, Report
+
+KEY: Final = "report"
+"""Under this, the metadata of a report says which one it is."""
+
+
+class Outcome(StrEnum):
+    """What a reporter knows of its report; and so how often its event may be in the log."""
+
+    # Not sent, or never settled although it has a key: at most once.
+    OPEN = "open"
+    # The connection or the time ended without an answer, or the answer says that nobody knows: at most once.
+    UNKNOWN = "unknown"
+    # Acknowledged: exactly once.
+    DONE = "done"
+    # The answer says that it was not done, or it could not be sent: never.
+    REFUSED = "refused"
+
+
+@dataclass(slots=True)
+class Entry:
+    """A report, or a creation, under a name that no other has."""
+
+    name: str
+    command: Command
+    outcome: Outcome = Outcome.OPEN
+    # The number that the task had in the answer.
+    seq: int | None = None
+    attempts: int = 0
+    first_sent_at: float = 0.0
+    settled_at: float = 0.0
+    # What was answered last, in words.
+    said: str = ""
+
+    @property
+    def keyed(self) -> bool:
+        """Whether it may be sent again without harm."""
+        return isinstance(self.command, Create) or (
+            isinstance(self.command, Report) and self.command.idempotency_key is not None
+        )
+
+    def sent(self) -> None:
+        """One more attempt begins."""
+        self.attempts += 1
+        self.first_sent_at = self.first_sent_at or time.monotonic()
+
+    def settle(self, outcome: Outcome, said: str = "", seq: int | None = None) -> None:
+        """Nothing more will be asked."""
+        self.outcome, self.said, self.seq, self.settled_at = outcome, said, seq, time.monotonic()
+
+    def __str__(self) -> str:
+        told = f", {self.said}" if self.said else ""
+        return f"{self.command.operation} {self.name} ({self.outcome} after {self.attempts} attempts{told})"
+
+
+class Seen(NamedTuple):
+    """An event as a subscriber was told of it."""
+
+    seq: int
+    event_type: str
+    message: str
+    progress: int | None
+
+
+@dataclass(slots=True)
+class View:
+    """What one subscriber saw of one task, over however many connections."""
+
+    subscriber: str
+    task_id: str
+    # The first snapshot: everything after this number must be seen. None before it.
+    after: int | None = None
+    created_at: str = ""
+    events: list[Seen] = field(default_factory=list)
+    # The last message was a final one, and the stream was completed.
+    ended: bool = False
+    # What was seen at last, to tell in which state it hangs.
+    connected_to: str = ""
+
+    @property
+    def last(self) -> int:
+        """The number of the event seen last."""
+        return self.events[-1].seq if self.events else self.after or 0
+
+    def __str__(self) -> str:
+        return f"{self.subscriber} on {self.task_id} at {self.connected_to or 'no server'}"
+
+
+@dataclass
+class Ledger:
+    """All of one round."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    views: list[View] = field(default_factory=list)
+    # Tasks that exist and for all we know have not ended, to report on and to watch.
+    open_tasks: list[str] = field(default_factory=list)
+    # Every task that was ever asked for.
+    task_ids: list[str] = field(default_factory=list)
+
+    def enter(self, name: str, command: Command) -> Entry:
+        """Write down what will be asked, before it is."""
+        assert name not in self.entries, name
+        entry = self.entries[name] = Entry(name, command)
+        if isinstance(command, Create):
+            self.task_ids.append(command.task_id)
+        return entry
+
+    def ended(self, task_id: str) -> bool:
+        """Report on it no more; whether that is news."""
+        if task_id not in self.open_tasks:
+            return False
+        self.open_tasks.remove(task_id)
+        return True

@@ -1,0 +1,105 @@
+"""Servers with a bug planted, to show that the checker finds it: ``python -m tests.faults.planted NAME serve``.
+
+A bug is planted by changing the program in its process; nothing of it is in the program.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+from unittest.mock import patch
+
+from graphql_api.cli import main
+from storage import Task, committer, group
+from storage.committer import Committer, Entry
+from storage.errors import OutcomeUnknown
+
+# How long what was published too early stays so.
+WINDOW_S: Final = 0.02
+
+
+def publish_before_commit() -> None:
+    """Subscribers hear of changes that may never be made."""
+    _go_the_long_way()
+
+    async def commit(
+        self: Committer, entries: Sequence[Entry], now: datetime, lock_timeout_ms: int | None, seen: Mapping[str, Task]
+    ) -> Any:
+        connection = await self._connected()
+        try:
+            await connection.begin(lock_timeout_ms)
+            commands = [entry.command for entry in entries]
+            outcomes, updates = await group.write(connection, commands, now, seen)
+            await self._published(updates)
+            await asyncio.sleep(WINDOW_S)
+            try:
+                await connection.commit()
+            except Exception as error:
+                raise committer._unknown(error) from error
+        except BaseException as error:
+            if isinstance(error, OutcomeUnknown) or not await committer._rolled_back(connection):
+                self.disconnect()
+            raise
+        return outcomes, ()
+
+    _replace(Committer, "_commit", commit)
+
+
+def number_outside_the_lock() -> None:
+    """Two servers give the same number to two events; the table refuses the second."""
+    _go_the_long_way()
+    for name in ("_LOCK", "_LOCK_ONE"):
+        statement = getattr(group, name)
+        assert " FOR UPDATE" in statement
+        _replace(group, name, statement.replace(" FOR UPDATE", ""))
+
+
+def number_outside_the_lock_unguarded() -> None:
+    """The same, and whoever wrote it has found a way around the error that the table gave."""
+    number_outside_the_lock()
+    for name in ("_REPORT", "_REPORT_ONE", "_INSERT_EVENTS"):
+        _replace(group, name, f"{getattr(group, name)} ON CONFLICT DO NOTHING")
+
+
+def no_idempotency_keys() -> None:
+    """A report is written as often as it comes."""
+
+    async def look_up(*_: object) -> None:
+        return
+
+    fold = group._fold
+
+    def forgetful_fold(row: Any, command: Any, now: datetime) -> Task | None:
+        row.keys.clear()
+        task = fold(row, command, now)
+        if row.event_keys:
+            row.event_keys[-1] = group._NO_KEY
+        return task
+
+    _replace(group, "_look_up_keys", look_up)
+    _replace(group, "_fold", forgetful_fold)
+
+
+def _go_the_long_way() -> None:
+    """Have every change made in a transaction, under the lock of its task's row."""
+    _replace(committer, "decide_from_memory", lambda *_: group.Decided({}, {}, {}))
+
+
+def _replace(where: object, name: str, what: object) -> None:
+    patch.object(where, name, what).start()
+
+
+BUGS: Final[Mapping[str, Callable[[], None]]] = {
+    bug.__name__: bug
+    for bug in (
+        publish_before_commit,
+        number_outside_the_lock,
+        number_outside_the_lock_unguarded,
+        no_idempotency_keys,
+    )
+}
+
+if __name__ == "__main__":
+    BUGS[sys.argv.pop(1)]()
+    main()

@@ -1,0 +1,232 @@
+"""A run: clients work while faults come one after the other; when all is quiet, everything is checked.
+
+It goes by rounds. A round has tasks of its own, so that what was checked can be forgotten, and ends like this: the last
+fault begins, reporters stop while it lasts, it ends, nothing is broken any more; then subscribers must come to see all
+that there is without being given a hand, and when they have gone nothing may be left of them.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Final
+
+from tests.faults.checker import check, read
+from tests.faults.faults import Scene, faults_of
+from tests.faults.journal import VIOLATIONS_SHOWN_MAX, Journal
+from tests.faults.ledger import Ledger
+from tests.faults.reporters import Caller, Reporter
+from tests.faults.subscribers import Subscriber
+from tests.faults.world import SETTINGS, Feed, World, running_world
+from tests.postgres import session
+
+ROUND_S: Final = 60.0
+# Between the recovery from one fault and the beginning of the next.
+PAUSES_S: Final = (0.5, 2.0)
+# How long the last fault lasts, at least, before reporters stop; and at most after they were told to.
+LAST_FAULT_S: Final = 1.0
+# From the last change until every subscriber has seen it, without a connection having to end for it.
+TAIL_TIMEOUT_S: Final = 15.0
+LEAK_TIMEOUT_S: Final = 15.0
+# Sockets that a server may have more than at its start, beside its pool and its feed: what its loop and its health
+# check may have opened, and an idle connection of the broker's client.
+SOCKETS_SLACK: Final = 4
+_POLL_S: Final = 0.1
+# Nothing was written for so long: no request of a client that has gone is on its way any more.
+_QUIET_S: Final = 1.0
+_QUIET_TIMEOUT_S: Final = 30.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run does."""
+
+    seed: int
+    seconds: float
+    feed: Feed | None
+    servers: int = 2
+    # By name; None: all that make sense.
+    faults: Sequence[str] | None = None
+    planted: str | None = None
+    tasks: int = 40
+    reporters: int = 12
+    subscribers: int = 20
+    echo: bool = False
+
+
+async def run(options: Options) -> Journal:
+    """Run, and return what was done and found."""
+    journal = Journal(options.echo)
+    journal.note(f"{options}")
+    async with running_world(journal, feed=options.feed, servers=options.servers, planted=options.planted) as world:
+        deadline = time.monotonic() + options.seconds
+        number = 0
+        while number == 0 or (time.monotonic() < deadline and not journal.violations):
+            number += 1
+            await _round(world, options, number, min(deadline, time.monotonic() + ROUND_S))
+        if journal.violations:
+            journal.note(world.last_words())
+    journal.note(f"{len(journal.violations)} violations; {journal.counted()}")
+    return journal
+
+
+def report(journal: Journal, options: Options) -> str:
+    """What a person needs who wants to know why a run has failed."""
+    shown = journal.violations[:VIOLATIONS_SHOWN_MAX]
+    return "\n".join(
+        [*journal.lines, f"{options}", f"{len(journal.violations)} violations, the first of them:", *shown]
+    )
+
+
+async def _round(world: World, options: Options, number: int, ends_at: float) -> None:
+    journal = world.journal
+    journal.note(f"round {number} begins")
+    journal.counts["rounds"] += 1
+    ledger = Ledger()
+    ports = [node.port for node in world.nodes]
+    caller = Caller(ports, world.admin_key, journal)
+    random = Random(f"{options.seed}/{number}")
+    scene = Scene(world, random, ledger, caller, over=asyncio.Event())
+    stop = asyncio.Event()
+    reporters = [
+        Reporter(f"r{number}-{one}", caller, ledger, len(ports), Random(f"{options.seed}/{number}/r{one}"), journal)
+        for one in range(options.reporters)
+    ]
+    subscribers = [
+        Subscriber(f"s{number}-{one}", ports, ledger, Random(f"{options.seed}/{number}/s{one}"), journal)
+        for one in range(options.subscribers)
+    ]
+    try:
+        for one in range(options.tasks):
+            await reporters[0].create(f"t{number}-{one}", stop)
+        async with _running([one.run(stop) for one in subscribers]) as watching:
+            async with _running([one.run(stop) for one in reporters]) as reporting:
+                await _faults(scene, options, ends_at, stop)
+                await asyncio.wait(reporting)
+                _finished(reporting)
+            await world.recovered()
+            # Before the log is read for good: what a client sent and gave up may still be on its way.
+            await caller.close()
+            await _quiet(world)
+            log = await read(world.cluster.url(), ledger.task_ids)
+            ends = {task_id: task.seq for task_id, task in log.tasks.items()}
+            journal.note("nothing is broken, nothing is reported; waiting for subscribers to see the rest")
+            await _seen(ledger, ends)
+            _finished([task for task in watching if task.done()])
+    finally:
+        await caller.close()
+    log = await read(world.cluster.url(), ledger.task_ids)
+    for violation in check(ledger, log):
+        journal.violation(violation)
+    await _leaks(world)
+    journal.counts["events"] += sum(map(len, log.lines.values()))
+    journal.counts["views of tasks"] += len(ledger.views)
+    journal.counts["events seen"] += sum(len(view.events) for view in ledger.views)
+    journal.counts["tasks"] += len(log.tasks)
+
+
+async def _faults(scene: Scene, options: Options, ends_at: float, stop: asyncio.Event) -> None:
+    """One fault after the other; the last one is still on when the reporters are told to stop."""
+    faults = faults_of(scene.world)
+    names = list(options.faults or faults)
+    # Each once, in some order, before any comes again.
+    waiting: list[str] = []
+    last = False
+    while not last:
+        await asyncio.sleep(scene.random.uniform(*PAUSES_S))
+        if not waiting:
+            waiting = scene.random.sample(names, len(names))
+        name = waiting.pop()
+        last = time.monotonic() >= ends_at
+        scene.world.journal.counts[f"fault: {name}"] += 1
+        began_at = time.monotonic()
+        if last:
+            fault = asyncio.ensure_future(faults[name](scene))
+            await asyncio.wait([fault], timeout=LAST_FAULT_S)
+            stop.set()
+            await asyncio.wait([fault], timeout=LAST_FAULT_S)
+            scene.over.set()
+            await fault
+        else:
+            await faults[name](scene)
+        mended_at = time.monotonic()
+        await scene.world.recovered()
+        scene.note(f"{name}: it took {mended_at - began_at:.1f} s, and {time.monotonic() - mended_at:.1f} s to recover")
+
+
+async def _quiet(world: World) -> None:
+    """Wait until nothing is written any more."""
+    before, since = -1, time.monotonic()
+    deadline = since + _QUIET_TIMEOUT_S
+    async with session(world.cluster.url()) as connection:
+        while time.monotonic() < deadline:
+            now = await connection.fetchval("SELECT coalesce(sum(seq), 0) FROM tasks")
+            if now != before:
+                before, since = now, time.monotonic()
+            elif time.monotonic() - since > _QUIET_S:
+                return
+            await asyncio.sleep(_POLL_S)
+    raise AssertionError("something is still being written although all reporters have stopped")
+
+
+async def _seen(ledger: Ledger, ends: dict[str, int]) -> None:
+    """Wait until every subscriber has seen the end of its task's log, within bounds; the checker says who has not."""
+    deadline = time.monotonic() + TAIL_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if all(view.ended or (view.after is not None and view.last >= ends[view.task_id]) for view in ledger.views):
+            return
+        await asyncio.sleep(_POLL_S)
+
+
+async def _leaks(world: World) -> None:
+    """Clients have gone; nothing may be left of them in the servers, nor in PostgreSQL."""
+    deadline = time.monotonic() + LEAK_TIMEOUT_S
+    while left := await _left(world):
+        if time.monotonic() > deadline:
+            for sentence in left:
+                world.journal.violation(sentence)
+            return
+        await asyncio.sleep(_POLL_S)
+
+
+async def _left(world: World) -> list[str]:
+    pool = int(SETTINGS["database_connections_max"])
+    sentences = []
+    for node in world.nodes:
+        sockets, most = node.server.sockets(), node.server.sockets_at_start + pool + SOCKETS_SLACK
+        if node.clients.connections:
+            sentences.append(f"{node.name} still has {node.clients.connections} connections of clients that have gone.")
+        if node.database.connections > pool:
+            sentences.append(f"{node.name} has {node.database.connections} connections to PostgreSQL; at most {pool}.")
+        if node.feed.connections > 1:
+            sentences.append(f"{node.name} has {node.feed.connections} connections of its feed; at most 1.")
+        if sockets > most:
+            began = node.server.sockets_at_start
+            sentences.append(f"{node.name} has {sockets} sockets open; at most {most}, and {began} at its start.")
+    async with session(world.cluster.url()) as connection:
+        sessions = await connection.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+    if sessions > (most := len(world.nodes) * (pool + 1)):
+        sentences.append(f"PostgreSQL has {sessions} sessions; at most {most}.")
+    return sentences
+
+
+@asynccontextmanager
+async def _running(coroutines: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[list[asyncio.Task[None]]]:
+    """Tasks that are at work while the block lasts."""
+    tasks = [asyncio.create_task(one) for one in coroutines]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _finished(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """What failed in a client is a fault of the client's, and ends the run."""
+    for task in tasks:
+        task.result()
