@@ -5,7 +5,7 @@ import asyncio
 import sys
 import time
 
-from tests.faults.run import Options, report, run
+from tests.faults.run import Options, run, summary
 from tests.faults.world import FEEDS, missing
 
 
@@ -33,9 +33,7 @@ def main() -> int:
         echo=True,
     )
     journal = asyncio.run(run(options))
-    if journal.violations:
-        sys.stdout.write(f"{report(journal, options).partition(str(options))[2].rpartition(str(options))[2]}\n")
-    sys.stdout.write(f"seed {options.seed}: {len(journal.violations)} violations\n")
+    sys.stdout.write(f"{summary(journal, options)}\n")
     return 1 if journal.violations else 0
 
 

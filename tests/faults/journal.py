@@ -12,17 +12,17 @@ VIOLATIONS_SHOWN_MAX: Final = 30
 
 @dataclass
 class Journal:
-    """Lines with times since the beginning, counts, and violations."""
+    """Lines with the time of day, as the servers' logs have it, counts, and violations."""
 
     echo: bool = False
     lines: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    _began_at: float = field(default_factory=time.monotonic)
 
     def note(self, words: str) -> None:
         """Write down what is being done."""
-        line = f"{time.monotonic() - self._began_at:8.2f}  {words}"
+        now = time.time()
+        line = f"{time.strftime('%H:%M:%S', time.localtime(now))},{int(now % 1 * 1000):03}  {words}"
         self.lines.append(line)
         if self.echo:
             sys.stdout.write(f"{line}\n")

@@ -68,16 +68,19 @@ async def run(options: Options) -> Journal:
             await _round(world, options, number, min(deadline, time.monotonic() + ROUND_S))
         if journal.violations:
             journal.note(world.last_words())
-    journal.note(f"{len(journal.violations)} violations; {journal.counted()}")
     return journal
+
+
+def summary(journal: Journal, options: Options) -> str:
+    """What came of it."""
+    violations = journal.violations[:VIOLATIONS_SHOWN_MAX]
+    count = len(journal.violations)
+    return "\n".join([*violations, f"{count} violations with {options}", journal.counted()])
 
 
 def report(journal: Journal, options: Options) -> str:
     """What a person needs who wants to know why a run has failed."""
-    shown = journal.violations[:VIOLATIONS_SHOWN_MAX]
-    return "\n".join(
-        [*journal.lines, f"{options}", f"{len(journal.violations)} violations, the first of them:", *shown]
-    )
+    return "\n".join([*journal.lines, summary(journal, options)])
 
 
 async def _round(world: World, options: Options, number: int, ends_at: float) -> None:
@@ -175,7 +178,9 @@ async def _seen(ledger: Ledger, ends: dict[str, int]) -> None:
     """Wait until every subscriber has seen the end of its task's log, within bounds; the checker says who has not."""
     deadline = time.monotonic() + TAIL_TIMEOUT_S
     while time.monotonic() < deadline:
-        if all(view.ended or (view.after is not None and view.last >= ends[view.task_id]) for view in ledger.views):
+        if all(
+            view.ended or (view.after is not None and view.last >= ends.get(view.task_id, 0)) for view in ledger.views
+        ):
             return
         await asyncio.sleep(_POLL_S)
 
