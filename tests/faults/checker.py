@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-import orjson
-
 from storage import Event, EventType, Json, Refusal, Status, Task
 from storage.lifecycle import decide
 from tests.faults.ledger import KEY, Entry, Ledger, Outcome, Seen, View
@@ -203,7 +201,7 @@ def _task(row: Any) -> Task:
 
 
 def _value(metadata: Json | None) -> Any:
-    return None if metadata is None else orjson.loads(metadata)
+    return None if metadata is None else metadata.value()
 
 
 def _list(numbers: Iterable[int]) -> str:
