@@ -120,7 +120,7 @@ def delay(way: str) -> Fault:
         with ExitStack() as stack:
             for node in nodes:
                 stack.enter_context(_way(node, way).delayed(seconds))
-            await scene.held(LONG_HOLD_S)
+            await scene.held()
 
     return fault
 

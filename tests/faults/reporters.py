@@ -190,6 +190,15 @@ class Reporter:
         if await self.settle(entry, stop) and entry.outcome is Outcome.DONE:
             self.ledger.open_tasks.append(task_id)
 
+    async def call(self, task_id: str, stop: asyncio.Event) -> None:
+        """Report once on a task, to whichever server."""
+        name = f"call {task_id}"
+        message, metadata = f"m {name}", {KEY: name}
+        event = AddEvent(
+            task_id=task_id, event_type=EventType.LOG, message=message, metadata=metadata, idempotency_key=name
+        )
+        await self.settle(self.ledger.enter(name, event), stop)
+
     async def _replace(self, task_id: str, stop: asyncio.Event) -> None:
         """As many tasks are open at the end as were at the beginning."""
         if self.ledger.ended(task_id):

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
-from tests.faults.checker import check, read
+from tests.faults.checker import Log, check, read
 from tests.faults.faults import Scene, faults_of
 from tests.faults.journal import VIOLATIONS_SHOWN_MAX, Journal
-from tests.faults.ledger import Ledger
+from tests.faults.ledger import Ledger, View
 from tests.faults.reporters import Caller, Reporter
 from tests.faults.subscribers import Subscriber
 from tests.faults.world import SETTINGS, Feed, World, running_world
@@ -110,13 +110,11 @@ async def _round(world: World, options: Options, number: int, ends_at: float) ->
                 await asyncio.wait(reporting)
                 _finished(reporting)
             await world.recovered()
-            # Before the log is read for good: what a client sent and gave up may still be on its way.
-            await caller.close()
             await _quiet(world)
-            log = await read(world.cluster.url(), ledger.task_ids)
-            ends = {task_id: task.seq for task_id, task in log.tasks.items()}
-            journal.note("nothing is broken, nothing is reported; waiting for subscribers to see the rest")
-            await _seen(ledger, ends)
+            await _all_seen(world, ledger, "when the last fault was over")
+            # And once more with nothing broken, so that every way from a server to a subscriber is tried.
+            await asyncio.gather(*(reporters[0].call(task_id, stop) for task_id in ledger.open_tasks))
+            await _all_seen(world, ledger, "with nothing broken")
             _finished([task for task in watching if task.done()])
     finally:
         await caller.close()
@@ -174,15 +172,25 @@ async def _quiet(world: World) -> None:
     raise AssertionError("something is still being written although all reporters have stopped")
 
 
-async def _seen(ledger: Ledger, ends: dict[str, int]) -> None:
-    """Wait until every subscriber has seen the end of its task's log, within bounds; the checker says who has not."""
+async def _all_seen(world: World, ledger: Ledger, when: str) -> None:
+    """Wait, within bounds, until every subscriber has seen the end of its task's log."""
+    world.journal.note(f"waiting for subscribers to see all that was reported, {when}")
+    log = await read(world.cluster.url(), ledger.task_ids)
     deadline = time.monotonic() + TAIL_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if all(
-            view.ended or (view.after is not None and view.last >= ends.get(view.task_id, 0)) for view in ledger.views
-        ):
+    while behind := [view for view in ledger.views if not view.ended and view.last < _end(log, view)]:
+        if time.monotonic() > deadline:
+            for view in behind:
+                world.journal.violation(
+                    f"{view} has seen event {view.last} of {_end(log, view)} {TAIL_TIMEOUT_S:.0f} s after the last "
+                    f"report, {when}."
+                )
             return
         await asyncio.sleep(_POLL_S)
+
+
+def _end(log: Log, view: View) -> int:
+    task = log.tasks.get(view.task_id)
+    return 0 if task is None else task.seq
 
 
 async def _leaks(world: World) -> None:
