@@ -116,7 +116,7 @@ class Server(Process):
     async def ready(self, timeout_s: float = START_TIMEOUT_S) -> bool:
         """Wait until it says that it is ready; whether it came to that."""
         deadline = time.monotonic() + timeout_s
-        async with httpx.AsyncClient(trust_env=False, timeout=2) as http:
+        async with httpx.AsyncClient(trust_env=False, verify=False, timeout=2) as http:
             while time.monotonic() < deadline and self.died is None:
                 try:
                     if (await http.get(f"http://{HOST}:{self.port}/readyz")).status_code == 200:

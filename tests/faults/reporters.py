@@ -62,6 +62,7 @@ class Caller:
         self._journal = journal
         self._http = httpx.AsyncClient(
             trust_env=False,
+            verify=False,
             timeout=ATTEMPT_TIMEOUT_S,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=50),
         )

@@ -28,7 +28,7 @@ PAUSES_S: Final = (0.5, 2.0)
 # How long the last fault lasts, at least, before reporters stop; and at most after they were told to.
 LAST_FAULT_S: Final = 1.0
 # From the last change until every subscriber has seen it, without a connection having to end for it.
-TAIL_TIMEOUT_S: Final = 15.0
+TAIL_S: Final = 15.0
 LEAK_TIMEOUT_S: Final = 15.0
 # Sockets that a server may have more than at its start, beside its pool and its feed: what its loop and its health
 # check may have opened, and an idle connection of the broker's client.
@@ -53,6 +53,7 @@ class Options:
     tasks: int = 40
     reporters: int = 12
     subscribers: int = 20
+    tail_s: float = TAIL_S
     echo: bool = False
 
 
@@ -111,10 +112,10 @@ async def _round(world: World, options: Options, number: int, ends_at: float) ->
                 _finished(reporting)
             await world.recovered()
             await _quiet(world)
-            await _all_seen(world, ledger, "when the last fault was over")
+            await _all_seen(world, ledger, options.tail_s, "when the last fault was over")
             # And once more with nothing broken, so that every way from a server to a subscriber is tried.
             await asyncio.gather(*(reporters[0].call(task_id, stop) for task_id in ledger.open_tasks))
-            await _all_seen(world, ledger, "with nothing broken")
+            await _all_seen(world, ledger, options.tail_s, "with nothing broken")
             _finished([task for task in watching if task.done()])
     finally:
         await caller.close()
@@ -172,17 +173,17 @@ async def _quiet(world: World) -> None:
     raise AssertionError("something is still being written although all reporters have stopped")
 
 
-async def _all_seen(world: World, ledger: Ledger, when: str) -> None:
+async def _all_seen(world: World, ledger: Ledger, tail_s: float, when: str) -> None:
     """Wait, within bounds, until every subscriber has seen the end of its task's log."""
     world.journal.note(f"waiting for subscribers to see all that was reported, {when}")
     log = await read(world.cluster.url(), ledger.task_ids)
-    deadline = time.monotonic() + TAIL_TIMEOUT_S
+    deadline = time.monotonic() + tail_s
     while behind := [view for view in ledger.views if not view.ended and view.last < _end(log, view)]:
         if time.monotonic() > deadline:
             for view in behind:
                 world.journal.violation(
-                    f"{view} has seen event {view.last} of {_end(log, view)} {TAIL_TIMEOUT_S:.0f} s after the last "
-                    f"report, {when}."
+                    f"{view} has seen event {view.last} of {_end(log, view)} {tail_s:.0f} s "
+                    f"after the last report, {when}."
                 )
             return
         await asyncio.sleep(_POLL_S)

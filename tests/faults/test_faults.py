@@ -13,6 +13,9 @@ from tests.faults.world import FEEDS, Feed, missing
 # Each run takes as long again as some seconds for its start, its recoveries and its end.
 SECONDS: Final = 45.0
 PLANTED_SECONDS: Final = 8.0
+# Few, so that reports meet.
+PLANTED_TASKS: Final = 8
+PLANTED_TAIL_S: Final = 5.0
 TIMEOUT_S: Final = 150
 BETWEEN_PROCESSES: Final = "listen_url" in Settings.model_fields
 
@@ -41,7 +44,7 @@ def test_nothing_is_lost_repeated_or_left_with_one_server() -> None:
 @pytest.mark.timeout(TIMEOUT_S)
 @pytest.mark.skipif(BETWEEN_PROCESSES, reason="servers hear of each other")
 def test_it_is_found_that_servers_do_not_hear_of_each_other() -> None:
-    violations = torture(Options(seed=1, seconds=3, feed=None, faults=["cut clients"]))
+    violations = torture(Options(seed=1, seconds=3, feed=None, faults=["cut clients"], tail_s=PLANTED_TAIL_S))
     assert any(" missed " in violation for violation in violations)
 
 
@@ -57,5 +60,14 @@ def test_it_is_found_that_servers_do_not_hear_of_each_other() -> None:
 )
 def test_a_planted_bug_is_found(planted: str, faults: Sequence[str], words: Sequence[str]) -> None:
     feed: Feed | None = "postgres" if BETWEEN_PROCESSES else None
-    violations = torture(Options(seed=1, seconds=PLANTED_SECONDS, feed=feed, planted=planted, faults=faults))
+    options = Options(
+        seed=1,
+        seconds=PLANTED_SECONDS,
+        feed=feed,
+        planted=planted,
+        faults=faults,
+        tasks=PLANTED_TASKS,
+        tail_s=PLANTED_TAIL_S,
+    )
+    violations = torture(options)
     assert any(word in violation for violation in violations for word in words), violations
