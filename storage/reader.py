@@ -122,6 +122,11 @@ class Reader:
         """The task and the next chunk of events after a number; None when there is no such task."""
         return await self._logs.get((task_id, after_seq))
 
+    async def positions(self, task_ids: Sequence[str]) -> dict[str, tuple[datetime, int]]:
+        """When these tasks were created, and the numbers of their latest events."""
+        rows = await self._apart(self._pool.read(_POSITIONS, task_ids))
+        return {task_id: (created_at, seq) for task_id, created_at, seq in rows}
+
     async def page(self, first: int, after: str | None, statuses: Collection[Status] | None) -> TaskPage:
         """A page of the list: newest first, stable while tasks are created, as fast at its end as at its start."""
         if not 1 <= first <= TASKS_PAGE_MAX:
@@ -260,10 +265,10 @@ def _wanted(**kinds: Any) -> Any:
     return rows.render_derived()
 
 
-def _task_of(wanted: Any) -> FromClause:
+def _task_of(wanted: Any, columns: Sequence[ColumnElement[Any]] = task_columns) -> FromClause:
     # Run for each row of what is wanted, which is what the LIMIT is for. It could be had by a join of all tasks
     # otherwise, and would be when they were few at the time of planning.
-    one = select(*task_columns).where(tasks.c.task_id == wanted.c.task_id).limit(literal_column("1"))
+    one = select(*columns).where(tasks.c.task_id == wanted.c.task_id).limit(literal_column("1"))
     return one.lateral("task")
 
 
@@ -291,6 +296,7 @@ _numbers = _wanted(task_id=Text, seq=BigInteger)
 _ranges = _wanted(task_id=Text, first_seq=BigInteger, last_seq=BigInteger)
 _task = _task_of(_ids)
 _task_at = _task_of(_numbers)
+_position_of = _task_of(_ids, (tasks.c.task_id, tasks.c.created_at, tasks.c.seq))
 _event = (
     select((task_events.c.size > _bytes_max).label("too_large"), *event_columns)
     .where(task_events.c.task_id == _numbers.c.task_id, task_events.c.seq == _numbers.c.seq)
@@ -307,6 +313,10 @@ _chunk = _slice_after(
 )
 
 _TASKS: Final = compiled(select(_task).select_from(_ids.join(_task, true())), "task_ids")
+_POSITIONS: Final = compiled(
+    select(_position_of).select_from(_ids.join(_position_of, true())),
+    "task_ids",
+)
 _SINGLE_EVENTS: Final = compiled(
     select(_numbers.c.place, _event).select_from(_numbers.join(_event, true())), "task_ids", "seqs"
 )
