@@ -52,6 +52,8 @@ LOG_CHUNK_EVENTS: Final = 500
 BATCH_EVENTS_MAX: Final = 20_000
 # Of histories, fewer: the rows of one query are read while PostgreSQL works on the next.
 HISTORY_BATCH_EVENTS_MAX: Final = 600
+# Between two queries for subscribers who come. One who comes alone waits for nothing.
+RESUMPTIONS_APART_S: Final = 0.05
 # Message and metadata of the events in one answer: a chunk ends there, and a history is refused.
 EVENTS_BYTES_MAX: Final = 8 * 1024 * 1024
 
@@ -94,6 +96,7 @@ class Reader:
             self._load_slices, weigh=lambda wanted: wanted[2] - wanted[1] + 1, weight_max=HISTORY_BATCH_EVENTS_MAX
         )
         self._logs = Batches(self._load_logs)
+        self._resumptions = Batches(self._load_logs, apart_s=RESUMPTIONS_APART_S)
         # Reads that nothing can be batched with.
         self._under_way: set[asyncio.Task[Sequence[Any]]] = set()
 
@@ -121,6 +124,11 @@ class Reader:
     async def log(self, task_id: str, after_seq: int) -> LogPage | None:
         """The task and the next chunk of events after a number; None when there is no such task."""
         return await self._logs.get((task_id, after_seq))
+
+    async def resume(self, task_id: str, after_seq: int) -> LogPage | None:
+        """The same for a subscriber who comes: they come by thousands when a server has gone."""
+        check_name("taskId", task_id, TASK_ID_CHARACTERS_MAX)
+        return await self._resumptions.get((task_id, after_seq))
 
     async def positions(self, task_ids: Sequence[str]) -> dict[str, tuple[datetime, int]]:
         """When these tasks were created, and the numbers of their latest events."""
@@ -151,7 +159,7 @@ class Reader:
 
     async def close(self) -> None:
         """Wait for what is under way."""
-        for batches in (self._tasks, self._single_events, self._slices, self._logs):
+        for batches in (self._tasks, self._single_events, self._slices, self._logs, self._resumptions):
             await batches.close()
         while self._under_way:
             await asyncio.wait(self._under_way)

@@ -170,20 +170,36 @@ class Watch:
         if after_seq is not None and after_seq < 0:
             raise BadInput(f"afterSeq must be the number of the last event seen, or 0 for all events, got {after_seq}.")
         self._subscriber = self._feed.subscribe(self._task_id)
+        if after_seq is not None:
+            return self._resume(await self._reader.resume(self._task_id, after_seq), after_seq)
         self._task = task = await self._reader.task(self._task_id)
         if task is None:
             raise TaskNotFound(self._task_id)
-        if after_seq is not None and after_seq != task.seq:
-            # A number beyond the task's own is from before a deletion: that subscriber starts over.
-            self._seen = after_seq if after_seq < task.seq else 0
+        self._seen = task.seq
+        return self._snapshot(task, ())
+
+    def _resume(self, page: LogPage | None, after_seq: int) -> Update | None:
+        if page is None:
+            raise TaskNotFound(self._task_id)
+        self._task = page.task
+        if after_seq > page.task.seq:
+            # The number is from before a deletion: that subscriber starts over.
             self._behind = self._replaying = True
             return None
-        self._seen = task.seq
+        self._seen = page.events[-1].seq if page.events else after_seq
+        if self._seen < page.task.seq:
+            self._begun = self._behind = self._replaying = True
+            return Update(UpdateType.SNAPSHOT, page.task, page.events)
+        return self._snapshot(page.task, page.events)
+
+    def _snapshot(self, task: Task, events: tuple[Event, ...]) -> Update:
+        """The snapshot, which is whole."""
+        assert self._subscriber is not None
         self._begun = True
         self._subscriber.begin_at(task)
         if task.status.final:
             self.close()
-        return Update(UpdateType.SNAPSHOT, task, ())
+        return Update(UpdateType.SNAPSHOT, task, events)
 
     async def _read_on(self) -> Update | None:
         """What the log holds next; a DELETE when that very task is no more."""
