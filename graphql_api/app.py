@@ -78,7 +78,9 @@ def _routed(settings: Settings, storage: Storage, graphql: ASGIApp, stopping: as
         """Whether requests can be served, and what is missing if not."""
         checks = {**await check(), "running": not stopping.is_set()}
         ready = all(checks.values())
-        return JSONResponse({"status": "ready" if ready else "not ready", "checks": checks}, 200 if ready else 503)
+        # A feed that is degraded is late by seconds, which is no reason to send clients elsewhere.
+        answer = {"status": "ready" if ready else "not ready", "checks": checks, "feed": storage.feed_health}
+        return JSONResponse(answer, 200 if ready else 503)
 
     async def home(_: Request) -> Response:
         """Lead people who open the server in a browser to the explorer."""

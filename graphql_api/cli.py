@@ -1,7 +1,6 @@
 """The command line: ``spectral-notify serve | migrate | schema | keys``."""
 
 import asyncio
-import logging
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from importlib.metadata import version
@@ -12,6 +11,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from graphql_api.logs import set_up_logs
 from graphql_api.schema import sdl
 from graphql_api.server import open_configured_storage, open_database, serve
 from graphql_api.settings import Settings, read_settings
@@ -56,10 +56,14 @@ def options(
 
 
 @app.command("serve")
-def serve_command() -> None:
+def serve_command(
+    workers: Annotated[
+        int | None, typer.Option(help="How many processes serve the port; SPECTRAL_WORKERS says it, too.")
+    ] = None,
+) -> None:
     """Serve the API. Everything is set by SPECTRAL_… in the environment; docs/operations.md lists the settings."""
-    settings = read_settings()
-    _set_up_logs(settings.log_level)
+    settings = read_settings({} if workers is None else {"workers": workers})
+    set_up_logs(settings.log_level)
     _run(serve(settings))
 
 
@@ -67,7 +71,7 @@ def serve_command() -> None:
 def migrate_command() -> None:
     """Bring the database's schema up to date, and exit."""
     settings = read_settings()
-    _set_up_logs(settings.log_level)
+    set_up_logs(settings.log_level)
 
     async def upgrade() -> tuple[str | None, str]:
         async with open_database(settings, role="command") as url:
@@ -94,7 +98,7 @@ def create_key(
 ) -> None:
     """Create a key and print it, alone, on stdout. It is shown this once and kept as a hash."""
     settings = read_settings()
-    _set_up_logs("warning")
+    set_up_logs("warning")
     typer.echo(_with_storage(settings, lambda storage: storage.keys.create(name, permission)))
 
 
@@ -102,7 +106,7 @@ def create_key(
 def list_keys() -> None:
     """List the keys, the revoked ones too."""
     settings = read_settings()
-    _set_up_logs("warning")
+    set_up_logs("warning")
     table = Table("NAME", "PERMISSIONS", "CREATED (UTC)", "REVOKED (UTC)", box=None, pad_edge=False)
     for key in _with_storage(settings, lambda storage: storage.keys.list()):
         permissions = " ".join(permission for permission in Permission if permission in key.permissions)
@@ -115,7 +119,7 @@ def list_keys() -> None:
 def revoke_key(name: Annotated[str, typer.Argument(help="The name of the key.")]) -> None:
     """Make a key open nothing any more. Running servers notice within ten seconds."""
     settings = read_settings()
-    _set_up_logs("warning")
+    set_up_logs("warning")
     _with_storage(settings, lambda storage: storage.keys.revoke(name))
 
 
@@ -133,12 +137,3 @@ def _with_storage(settings: Settings, use: Callable[[Storage], Awaitable[T]]) ->
 def _run(work: Coroutine[Any, Any, T]) -> T:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)
-
-
-def _set_up_logs(level: str) -> None:
-    logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-    )
-    # A line for each socket, and how a migration is run, say nothing that an operator wants to know.
-    for name in ("uvicorn", "websockets", "alembic"):
-        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))

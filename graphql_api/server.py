@@ -10,14 +10,18 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import uvicorn
+import uvloop
 
 from graphql_api.app import PATH, App, build_app
+from graphql_api.logs import set_up_logs
 from graphql_api.settings import Settings
 from graphql_api.wire import http, websocket
+from graphql_api.workers import Workers, on_loss_of_parent
 from storage import BadInput, Permission, StartupError, Storage, open_storage
 from storage.embedded import embedded_postgres
 
@@ -45,11 +49,14 @@ async def open_database(settings: Settings, *, role: Literal["server", "command"
 
 
 @asynccontextmanager
-async def open_configured_storage(settings: Settings, url: str) -> AsyncIterator[Storage]:
+async def open_configured_storage(
+    settings: Settings, url: str, *, feed_url: str | None = None
+) -> AsyncIterator[Storage]:
     """The storage with the bounds that the settings name."""
     async with open_storage(
         url,
         upgrade=settings.migrate_on_start,
+        feed_url=feed_url,
         connections_max=settings.database_connections_max,
         group_commands_max=settings.group_commands_max,
         waiting_commands_max=settings.waiting_commands_max,
@@ -63,25 +70,76 @@ async def open_configured_storage(settings: Settings, url: str) -> AsyncIterator
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; what was accepted by then is finished."""
     with _listening(settings.host, settings.port) as listener, _signals() as stop:
-        async with (
-            open_database(settings, role="server") as url,
-            open_configured_storage(settings, url) as storage,
-        ):
+        async with open_database(settings, role="server") as url:
+            if settings.workers > 1:
+                await _serve_with_workers(settings, url, listener, stop)
+            else:
+                async with open_configured_storage(settings, url, feed_url=_feed_url(settings, url)) as storage:
+                    await _serve(settings, storage, listener, stop)
+    log.info("Stopped")
+
+
+async def _serve(settings: Settings, storage: Storage, listener: socket.socket, stop: "_Stop") -> None:
+    server = Server(_uvicorn_config(settings, build_app(settings, storage, stop.begun)))
+    stop.when_asked(server.stop)
+    # From here on connections wait for us rather than being refused; who reads the welcome may connect.
+    listener.listen(BACKLOG)
+    await _welcome(settings, storage, listener)
+    _settle_memory()
+    await server.serve(sockets=[listener])
+
+
+async def _serve_with_workers(settings: Settings, url: str, listener: socket.socket, stop: "_Stop") -> None:
+    workers = Workers(_work, settings, url, listener, count=settings.workers)
+    # They come to a database that is ready, and the first key is made once.
+    async with open_configured_storage(settings, url) as storage:
+        listener.listen(BACKLOG)
+        async with workers.running():
+            await _welcome(settings, storage, listener)
+            stop.when_asked(lambda: None)
+            await stop.begun.wait()
+
+
+def _work(says: Connection, settings: Settings, url: str, listener: socket.socket) -> None:
+    """Be one of several processes."""
+    set_up_logs(settings.log_level, f"[{os.getpid()}] ")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            runner.run(_work_until_asked(says, settings, url, listener))
+        except StartupError as error:
+            log.error("%s", error)
+            sys.exit(1)
+
+
+async def _work_until_asked(says: Connection, settings: Settings, url: str, listener: socket.socket) -> None:
+    with _signals() as stop:
+        on_loss_of_parent(stop.ask)
+        migrated = settings.model_copy(update={"migrate_on_start": False})
+        async with open_configured_storage(migrated, url, feed_url=_feed_url(settings, url)) as storage:
             server = Server(_uvicorn_config(settings, build_app(settings, storage, stop.begun)))
             stop.when_asked(server.stop)
-            # From here on connections wait for us rather than being refused; who reads the welcome may connect.
-            listener.listen(BACKLOG)
-            await _welcome(settings, storage, listener)
             _settle_memory()
+            says.send_bytes(b"ready")
+            says.close()
             await server.serve(sockets=[listener])
-    log.info("Stopped")
+
+
+def _feed_url(settings: Settings, url: str) -> str | None:
+    """How this process hears of others; None when there are none."""
+    if settings.feed_url is not None:
+        feed_url = settings.feed_url.get_secret_value()
+        return None if feed_url == "alone" else feed_url
+    if settings.listen_url is not None:
+        return settings.listen_url.get_secret_value()
+    return None if settings.database_url is None and settings.workers == 1 else url
 
 
 def _uvicorn_config(settings: Settings, app: App) -> uvicorn.Config:
     return uvicorn.Config(
         app.asgi,
         http=http.protocol_of(app.http, PATH),
-        ws=websocket.protocol_of(app.websocket),
+        # The rest of the time is for those that are told last.
+        ws=websocket.protocol_of(app.websocket, drain_s=0.6 * settings.shutdown_timeout_ms / 1000),
         interface="asgi3",
         lifespan="off",
         log_config=None,

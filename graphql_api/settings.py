@@ -5,8 +5,10 @@ name that is none of these, stops the start: a misspelled limit is worse than no
 """
 
 import os
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, HttpUrl, SecretStr, ValidationError
@@ -16,6 +18,7 @@ from storage import StartupError
 
 PREFIX: Final = "SPECTRAL_"
 JWT_SECRET_CHARACTERS_MIN: Final = 32
+_FEEDS: Final = ("nats://", "tls://", "postgresql://", "postgres://")
 
 
 class Access(StrEnum):
@@ -45,6 +48,12 @@ def _long_enough(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _feed(url: SecretStr) -> SecretStr:
+    if url.get_secret_value() != "alone" and not url.get_secret_value().startswith(_FEEDS):
+        raise ValueError(f"it must be `alone`, or begin with one of {', '.join(_FEEDS)}")
+    return url
+
+
 def _data_dir() -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/spectral-notify")
@@ -57,12 +66,28 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     host: str = Field(default="127.0.0.1", description="The address to listen on; `0.0.0.0` for all.")
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="How many processes serve the port; one for each core that PostgreSQL does not need.",
+    )
     port: int = Field(default=8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
 
     database_url: Annotated[SecretStr, BeforeValidator(_not_empty)] | None = Field(
         default=None,
         description="The PostgreSQL to use, `postgresql://user:password@host:5432/name`. "
         "Without it an embedded PostgreSQL runs in the data folder.",
+    )
+    feed_url: Annotated[SecretStr, BeforeValidator(_not_empty), AfterValidator(_feed)] | None = Field(
+        default=None,
+        description="How processes on one database tell each other what changed: `nats://host:4222`, a PostgreSQL URL "
+        "for LISTEN and NOTIFY, or `alone` when there is one process only. The default is the database itself, and "
+        "`alone` for one worker on the embedded PostgreSQL.",
+    )
+    listen_url: Annotated[SecretStr, BeforeValidator(_not_empty)] | None = Field(
+        default=None,
+        description="The database as LISTEN reaches it, when `SPECTRAL_DATABASE_URL` leads through PgBouncer.",
     )
     data_dir: Annotated[Path, BeforeValidator(_not_empty)] = Field(
         default_factory=_data_dir,
@@ -147,14 +172,14 @@ class Settings(BaseSettings):
     )
 
 
-def read_settings() -> Settings:
-    """The settings of the environment; StartupError names what is wrong."""
+def read_settings(given: Mapping[str, Any] = MappingProxyType({})) -> Settings:
+    """The settings of the environment, and of the command line before it; StartupError names what is wrong."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
     if unknown:
         raise StartupError(f"There is no setting {', '.join(unknown)}; docs/operations.md lists them all.")
     try:
-        return Settings()
+        return Settings(**given)
     except ValidationError as error:
         # The value is left out: it may be a secret.
         raise StartupError("\n".join(map(_sentence, error.errors(include_input=False, include_url=False)))) from None

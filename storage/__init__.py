@@ -28,8 +28,11 @@ from storage.errors import (
     Unavailable,
 )
 from storage.feed import Feed, Listener
+from storage.feed_postgres import PostgresLink
+from storage.follower import Follower
 from storage.keys import Key, Keys, Permission
 from storage.limits import check_name
+from storage.link import Health, Link
 from storage.migrate import MIGRATION_WAIT_MS, current, head, migrate, require
 from storage.pool import Pool, open_pool
 from storage.reader import LogPage, Reader, TaskPage, cursor, history_range
@@ -48,6 +51,7 @@ __all__ = [
     "Event",
     "EventType",
     "Fail",
+    "Health",
     "IdempotencyConflict",
     "Json",
     "Key",
@@ -96,9 +100,17 @@ class Storage:
 
     pool: Pool
     feed: Feed
+    follower: Follower
+    # The way to other processes; None says that there are none.
+    link: Link | None
     writer: Writer
     reader: Reader
     keys: Keys
+
+    @property
+    def feed_health(self) -> Health:
+        """How this process hears of changes that others make."""
+        return Health.ALONE if self.link is None else self.link.health
 
     def watch(self, task_id: str, after_seq: int | None = None) -> Watch:
         """What a subscriber of a task sees; close it with ``aclosing``."""
@@ -123,11 +135,18 @@ async def upgrade_database(url: str) -> tuple[str | None, str]:
         await engine.dispose()
 
 
+def _link(feed_url: str | None, follower: Follower) -> Link | None:
+    if feed_url is None:
+        return None
+    return PostgresLink(feed_url, follower)
+
+
 @asynccontextmanager
 async def open_storage(
     url: str,
     *,
     upgrade: bool = True,
+    feed_url: str | None = None,
     connections_max: int = CONNECTIONS_MAX,
     group_commands_max: int = GROUP_COMMANDS_MAX,
     waiting_commands_max: int = WAITING_COMMANDS_MAX,
@@ -136,6 +155,9 @@ async def open_storage(
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
 ) -> AsyncIterator[Storage]:
     """Open a database and work until the block ends; changes that were accepted are finished first.
+
+    `feed_url` says how other processes on the same database are heard: a PostgreSQL that is reached directly, or
+    `nats://…`. Without it there must be none.
 
     Its schema is brought up to date, or, without `upgrade`, must be so already.
     """
@@ -160,11 +182,21 @@ async def open_storage(
             group_commands_max=group_commands_max,
             waiting_commands_max=waiting_commands_max,
         )
-        storage = Storage(pool, feed, writer, Reader(pool), Keys(pool))
+        reader = Reader(pool)
+        follower = Follower(feed, reader)
+        link = _link(feed_url, follower)
+        storage = Storage(pool, feed, follower, link, writer, reader, Keys(pool))
+        follower.start()
         try:
+            if link is not None:
+                feed.announcer = link
+                await link.start()
             yield storage
         finally:
             await storage.writer.close()
+            if link is not None:
+                await link.close()
+            await follower.close()
             await storage.reader.close()
             await storage.keys.close()
     finally:

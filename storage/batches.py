@@ -23,7 +23,8 @@ WAITING_KEYS_MAX: Final = 50_000
 class Batches(Generic[K, V]):
     """Gathers keys, loads them together, and gives each caller the value of its own key.
 
-    A batch ends before its keys weigh more than `weight_max` together; a key that weighs more goes alone.
+    A batch ends before its keys weigh more than `weight_max` together; a key that weighs more goes alone. Batches begin
+    `apart_s` from each other at least, so that a flood of lookups, however it trickles in, is few queries.
     """
 
     def __init__(
@@ -32,10 +33,13 @@ class Batches(Generic[K, V]):
         *,
         weigh: Callable[[K], int] = lambda _: 1,
         weight_max: int = BATCH_KEYS_MAX,
+        apart_s: float = 0.0,
     ) -> None:
         self._load = load
         self._weigh = weigh
         self._weight_max = weight_max
+        self._apart_s = apart_s
+        self._begun_at = float("-inf")
         self._waiting: dict[K, list[asyncio.Future[V | None]]] = {}
         self._under_way: set[asyncio.Task[None]] = set()
         self._due = False
@@ -60,14 +64,21 @@ class Batches(Generic[K, V]):
     def _schedule(self) -> None:
         if not self._due and len(self._under_way) < BATCHES_UNDER_WAY_MAX:
             self._due = True
-            # Everyone who asks in this turn of the loop gets onto the batch.
-            asyncio.get_running_loop().call_soon(self._start)
+            loop = asyncio.get_running_loop()
+            wait_s = self._begun_at + self._apart_s - loop.time() if self._apart_s else 0.0
+            if wait_s > 0:
+                loop.call_later(wait_s, self._start)
+            else:
+                # Everyone who asks in this turn of the loop gets onto the batch.
+                loop.call_soon(self._start)
 
     def _start(self) -> None:
         self._due = False
         batch = {key: self._waiting.pop(key) for key in self._gather()}
         if not batch:
             return
+        if self._apart_s:
+            self._begun_at = asyncio.get_running_loop().time()
         task = asyncio.create_task(self._answer(batch))
         self._under_way.add(task)
         task.add_done_callback(self._ended)

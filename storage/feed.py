@@ -1,4 +1,4 @@
-"""Who hears of a change: publish and subscribe in this process, keyed by task.
+"""Who hears of a change: publish and subscribe in this process, keyed by task, with a place for other processes.
 
 The feed is a hint, the log is the truth. A subscriber's buffer is bounded; when it overruns, the buffer is dropped
 and the subscriber is told that there is something to read in the log. Publishing never waits for anybody.
@@ -9,11 +9,12 @@ costs no task and no turn of the loop; one that cannot take an update at once sa
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from datetime import datetime
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-from storage.task import Update
+from storage.task import Task, Update, UpdateType
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,12 @@ class Subscriber:
     def has_news(self) -> bool:
         """Whether there is something to take."""
         return bool(self._updates) or self._overrun
+
+    def begin_at(self, task: Task) -> None:
+        """Say that this subscriber has, or reads, all up to a task as it was read; it counts when there is no other."""
+        topic = self._feed.topic(self._task_id)
+        if topic is not None and topic.created_at is None and len(topic.subscribers) == 1:
+            topic.reach(task, task.seq)
 
     def listen(self, listener: Listener) -> None:
         """Have a listener called with each update from now on. What came before must have been taken."""
@@ -143,36 +150,101 @@ class Subscriber:
             self._waiter.set_result(None)
 
 
-class Feed:
-    """The feed of a process that is alone: what is committed here is all that there is to hear."""
+class Topic:
+    """A task that somebody watches: who, and how far all of them have been told."""
+
+    __slots__ = ("created_at", "seq", "subscribers")
 
     def __init__(self) -> None:
-        self._subscribers: dict[str, set[Subscriber]] = {}
+        self.subscribers: set[Subscriber] = set()
+        # The task's birth and the number up to which its events were published; None until somebody has read it.
+        self.created_at: datetime | None = None
+        self.seq = 0
+
+    def reach(self, task: Task, seq: int) -> None:
+        """Write down how far the subscribers have been told."""
+        self.created_at, self.seq = task.created_at, seq
+
+
+class Announcer(Protocol):
+    """Who tells other processes that a task has changed."""
+
+    def announce(self, task_id: str, seq: int) -> None:
+        """Say that a task has reached a number; 0 says that it is gone. It must not wait."""
+
+    def watch(self, task_id: str) -> None:
+        """Hear of a task from now on."""
+
+    def forget(self, task_id: str) -> None:
+        """Hear of a task no more."""
+
+
+class Feed:
+    """The feed of a process: what is committed here, and what others were heard to have committed.
+
+    `publish` never leaves out a number: where one is missing, because another process has committed it and was not
+    heard yet, `behind` is called instead, which is to have the log read once for all subscribers of the task.
+    """
+
+    def __init__(self) -> None:
+        self._topics: dict[str, Topic] = {}
+        # With other processes, both are set: by them one hears, and is heard.
+        self.announcer: Announcer | None = None
+        self.behind: Callable[[str, int], None] = self._look_one
 
     def subscribe(self, task_id: str) -> Subscriber:
         """Hear every update of a task that is published from now on, until it is closed."""
+        topic = self._topics.get(task_id)
+        if topic is None:
+            topic = self._topics[task_id] = Topic()
+            if self.announcer is not None:
+                self.announcer.watch(task_id)
         subscriber = Subscriber(self, task_id)
-        self._subscribers.setdefault(task_id, set()).add(subscriber)
+        topic.subscribers.add(subscriber)
         return subscriber
 
     def forget(self, task_id: str, subscriber: Subscriber) -> None:
         """Drop a subscriber; `Subscriber.close` calls it."""
-        remaining = self._subscribers.get(task_id, set())
-        remaining.discard(subscriber)
-        if not remaining:
-            self._subscribers.pop(task_id, None)
+        topic = self._topics.get(task_id)
+        if topic is None:
+            return
+        topic.subscribers.discard(subscriber)
+        if not topic.subscribers:
+            del self._topics[task_id]
+            if self.announcer is not None:
+                self.announcer.forget(task_id)
+
+    def topic(self, task_id: str) -> Topic | None:
+        """What is known of a task that somebody watches."""
+        return self._topics.get(task_id)
+
+    @property
+    def watched(self) -> list[str]:
+        """The tasks that somebody watches."""
+        return list(self._topics)
 
     async def publish(self, *updates: Update) -> None:
-        """Tell the tasks' subscribers. Call it after the commit, in the order of commits.
+        """Tell of changes that were committed here. Call it after the commit, in the order of commits.
 
-        It waits for none of them; where that takes long, others get a turn in between.
+        It waits for no subscriber; where telling them takes long, others get a turn in between.
         """
+        if self.announcer is not None:
+            for update in updates:
+                self.announcer.announce(update.task.task_id, 0 if update.type is UpdateType.DELETE else update.task.seq)
+        await self.tell(updates)
+
+    async def tell(self, updates: Iterable[Update]) -> None:
+        """Tell the subscribers here, and nobody else."""
         clock = asyncio.get_running_loop().time
         turn_ends_at = clock() + TURN_S
         for update in updates:
+            topic = self._topics.get(update.task.task_id)
+            fresh = None if topic is None else self._next(topic, update)
+            if topic is None or fresh is None:
+                continue
             # A copy: whoever hears of an end leaves.
-            for subscriber in tuple(self._subscribers.get(update.task.task_id, ())):
-                subscriber.put(update)
+            for subscriber in tuple(topic.subscribers):
+                subscriber.put(fresh)
                 if clock() > turn_ends_at:
                     await asyncio.sleep(0)
                     turn_ends_at = clock() + TURN_S
@@ -180,10 +252,33 @@ class Feed:
     def look(self, task_ids: Iterable[str]) -> None:
         """Say that the log of these tasks may hold something that was not published."""
         for task_id in task_ids:
-            for subscriber in tuple(self._subscribers.get(task_id, ())):
-                subscriber.look()
+            self._look_one(task_id)
 
     @property
     def subscribers(self) -> int:
         """How many subscribers there are."""
-        return sum(map(len, self._subscribers.values()))
+        return sum(len(topic.subscribers) for topic in self._topics.values())
+
+    def _look_one(self, task_id: str, _: int = 0) -> None:
+        topic = self._topics.get(task_id)
+        if topic is not None:
+            topic.created_at = None
+            for subscriber in tuple(topic.subscribers):
+                subscriber.look()
+
+    def _next(self, topic: Topic, update: Update) -> Update | None:
+        """What of an update its subscribers are to be told: all, the end of it, or nothing."""
+        events = update.events
+        if update.type is UpdateType.DELETE:
+            topic.created_at = None
+            return update
+        if topic.created_at == update.task.created_at:
+            if events[-1].seq <= topic.seq:
+                return None
+            if events[0].seq > topic.seq + 1:
+                self.behind(update.task.task_id, events[-1].seq)
+                return None
+            if events[0].seq <= topic.seq:
+                events = tuple(event for event in events if event.seq > topic.seq)
+        topic.reach(update.task, events[-1].seq)
+        return update if events is update.events else Update(update.type, update.task, events)

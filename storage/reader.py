@@ -52,6 +52,8 @@ LOG_CHUNK_EVENTS: Final = 500
 BATCH_EVENTS_MAX: Final = 20_000
 # Of histories, fewer: the rows of one query are read while PostgreSQL works on the next.
 HISTORY_BATCH_EVENTS_MAX: Final = 600
+# Between two queries for subscribers who come. One who comes alone waits for nothing.
+RESUMPTIONS_APART_S: Final = 0.05
 # Message and metadata of the events in one answer: a chunk ends there, and a history is refused.
 EVENTS_BYTES_MAX: Final = 8 * 1024 * 1024
 
@@ -94,6 +96,7 @@ class Reader:
             self._load_slices, weigh=lambda wanted: wanted[2] - wanted[1] + 1, weight_max=HISTORY_BATCH_EVENTS_MAX
         )
         self._logs = Batches(self._load_logs)
+        self._resumptions = Batches(self._load_logs, apart_s=RESUMPTIONS_APART_S)
         # Reads that nothing can be batched with.
         self._under_way: set[asyncio.Task[Sequence[Any]]] = set()
 
@@ -122,6 +125,16 @@ class Reader:
         """The task and the next chunk of events after a number; None when there is no such task."""
         return await self._logs.get((task_id, after_seq))
 
+    async def resume(self, task_id: str, after_seq: int) -> LogPage | None:
+        """The same for a subscriber who comes: they come by thousands when a server has gone."""
+        check_name("taskId", task_id, TASK_ID_CHARACTERS_MAX)
+        return await self._resumptions.get((task_id, after_seq))
+
+    async def positions(self, task_ids: Sequence[str]) -> dict[str, tuple[datetime, int]]:
+        """When these tasks were created, and the numbers of their latest events."""
+        rows = await self._apart(self._pool.read(_POSITIONS, task_ids))
+        return {task_id: (created_at, seq) for task_id, created_at, seq in rows}
+
     async def page(self, first: int, after: str | None, statuses: Collection[Status] | None) -> TaskPage:
         """A page of the list: newest first, stable while tasks are created, as fast at its end as at its start."""
         if not 1 <= first <= TASKS_PAGE_MAX:
@@ -146,7 +159,7 @@ class Reader:
 
     async def close(self) -> None:
         """Wait for what is under way."""
-        for batches in (self._tasks, self._single_events, self._slices, self._logs):
+        for batches in (self._tasks, self._single_events, self._slices, self._logs, self._resumptions):
             await batches.close()
         while self._under_way:
             await asyncio.wait(self._under_way)
@@ -260,10 +273,10 @@ def _wanted(**kinds: Any) -> Any:
     return rows.render_derived()
 
 
-def _task_of(wanted: Any) -> FromClause:
+def _task_of(wanted: Any, columns: Sequence[ColumnElement[Any]] = task_columns) -> FromClause:
     # Run for each row of what is wanted, which is what the LIMIT is for. It could be had by a join of all tasks
     # otherwise, and would be when they were few at the time of planning.
-    one = select(*task_columns).where(tasks.c.task_id == wanted.c.task_id).limit(literal_column("1"))
+    one = select(*columns).where(tasks.c.task_id == wanted.c.task_id).limit(literal_column("1"))
     return one.lateral("task")
 
 
@@ -291,6 +304,7 @@ _numbers = _wanted(task_id=Text, seq=BigInteger)
 _ranges = _wanted(task_id=Text, first_seq=BigInteger, last_seq=BigInteger)
 _task = _task_of(_ids)
 _task_at = _task_of(_numbers)
+_position_of = _task_of(_ids, (tasks.c.task_id, tasks.c.created_at, tasks.c.seq))
 _event = (
     select((task_events.c.size > _bytes_max).label("too_large"), *event_columns)
     .where(task_events.c.task_id == _numbers.c.task_id, task_events.c.seq == _numbers.c.seq)
@@ -307,6 +321,10 @@ _chunk = _slice_after(
 )
 
 _TASKS: Final = compiled(select(_task).select_from(_ids.join(_task, true())), "task_ids")
+_POSITIONS: Final = compiled(
+    select(_position_of).select_from(_ids.join(_position_of, true())),
+    "task_ids",
+)
 _SINGLE_EVENTS: Final = compiled(
     select(_numbers.c.place, _event).select_from(_numbers.join(_event, true())), "task_ids", "seqs"
 )

@@ -9,6 +9,8 @@ the listener has no room), the listener is woken and fetches again until it has 
 """
 
 import asyncio
+import random
+from itertools import chain, repeat
 from typing import Final
 
 from storage.errors import BadInput, TaskNotFound, Unavailable
@@ -16,8 +18,8 @@ from storage.feed import Feed, Listener, Subscriber
 from storage.reader import LogPage, Reader
 from storage.task import Event, Task, Update, UpdateType, update_of
 
-# A read of the log that fails is tried again after these.
-LOG_RETRY_WAITS_S: Final = (0.5, 1, 2, 4, 8)
+# A read of the log that fails is tried again after these, and then always after the last of them.
+LOG_RETRY_WAITS_S: Final = (0.5, 1, 2, 4)
 
 
 class Watch:
@@ -168,19 +170,36 @@ class Watch:
         if after_seq is not None and after_seq < 0:
             raise BadInput(f"afterSeq must be the number of the last event seen, or 0 for all events, got {after_seq}.")
         self._subscriber = self._feed.subscribe(self._task_id)
+        if after_seq is not None:
+            return self._resume(await self._reader.resume(self._task_id, after_seq), after_seq)
         self._task = task = await self._reader.task(self._task_id)
         if task is None:
             raise TaskNotFound(self._task_id)
-        if after_seq is not None and after_seq != task.seq:
-            # A number beyond the task's own is from before a deletion: that subscriber starts over.
-            self._seen = after_seq if after_seq < task.seq else 0
+        self._seen = task.seq
+        return self._snapshot(task, ())
+
+    def _resume(self, page: LogPage | None, after_seq: int) -> Update | None:
+        if page is None:
+            raise TaskNotFound(self._task_id)
+        self._task = page.task
+        if after_seq > page.task.seq:
+            # The number is from before a deletion: that subscriber starts over.
             self._behind = self._replaying = True
             return None
-        self._seen = task.seq
+        self._seen = page.events[-1].seq if page.events else after_seq
+        if self._seen < page.task.seq:
+            self._begun = self._behind = self._replaying = True
+            return Update(UpdateType.SNAPSHOT, page.task, page.events)
+        return self._snapshot(page.task, page.events)
+
+    def _snapshot(self, task: Task, events: tuple[Event, ...]) -> Update:
+        """The snapshot, which is whole."""
+        assert self._subscriber is not None
         self._begun = True
+        self._subscriber.begin_at(task)
         if task.status.final:
             self.close()
-        return Update(UpdateType.SNAPSHOT, task, ())
+        return Update(UpdateType.SNAPSHOT, task, events)
 
     async def _read_on(self) -> Update | None:
         """What the log holds next; a DELETE when that very task is no more."""
@@ -198,6 +217,8 @@ class Watch:
             return Update(UpdateType.DELETE, task, ())
         if not page.events:
             self._behind = False
+            assert self._subscriber is not None
+            self._subscriber.begin_at(page.task)
             return None
         self._task = task = page.task
         self._seen = page.events[-1].seq
@@ -207,18 +228,23 @@ class Watch:
             update = Update(UpdateType.SNAPSHOT, task, page.events)
         if self._seen >= task.seq:
             self._behind = self._replaying = False
+            assert self._subscriber is not None
+            self._subscriber.begin_at(task)
             if task.status.final:
                 self.close()
         return update
 
     async def _read_log(self) -> LogPage | None:
-        """A page of the log; a database that is away for a moment ends no subscription."""
-        for wait_s in LOG_RETRY_WAITS_S:
+        """A page of the log; a database that is away ends no subscription that has begun."""
+        for wait_s in chain(LOG_RETRY_WAITS_S, repeat(LOG_RETRY_WAITS_S[-1])):
             try:
                 return await self._reader.log(self._task_id, self._seen)
             except Unavailable:
-                await asyncio.sleep(wait_s)
-        return await self._reader.log(self._task_id, self._seen)
+                if not self._begun:
+                    raise
+                # Not all at the same moment.
+                await asyncio.sleep(wait_s * random.uniform(0.5, 1))  # noqa: S311 - no secret
+        raise AssertionError("unreachable")
 
     def _fresh(self, update: Update) -> Update | None:
         """What of a published update is new, None for nothing; `_behind` is set when the log must say."""
@@ -239,7 +265,7 @@ class Watch:
         else:
             self._task = update.task
             self._seen = events[-1].seq
-            self._ended = update.task.status.final
+            self._ended = update.task.status.final and self._seen >= update.task.seq
         # The very same object for all who missed nothing: what is made of it can be shared.
         return update if events is update.events else Update(update.type, update.task, events)
 

@@ -11,6 +11,7 @@ loop of its own; while the peer does not read what it is sent, nothing more is t
 import asyncio
 import base64
 import logging
+import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Iterable
@@ -41,6 +42,8 @@ CLOSE_WAIT_S: Final = 2.0
 LOOK_INTERVAL_S: Final = 19.0
 # Those that are due within this are looked at together.
 LOOKS_APART_S: Final = 1.0
+# When the server stops, so much time for each socket: ten thousand clients come back over three seconds, ten at once.
+DRAIN_OF_EACH_S: Final = 0.0003
 # The reason in a close frame is at most 123 bytes of UTF-8.
 REASON_BYTES_MAX: Final = 123
 
@@ -87,9 +90,10 @@ class Endpoint(Protocol):
 
 
 class Watchman:
-    """Looks at every socket now and then, with one timer for all of them."""
+    """Looks at every socket now and then, with one timer for all of them; and spreads their ends over some time."""
 
-    def __init__(self) -> None:
+    def __init__(self, drain_s: float) -> None:
+        self._drain_s = drain_s
         # In the order in which they are due.
         self._due: deque[tuple[float, WebSocket]] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -98,6 +102,11 @@ class Watchman:
         """Look at a socket until it is gone."""
         self._due.append((time.monotonic() + LOOK_INTERVAL_S, socket))
         self._schedule()
+
+    @property
+    def farewell_s(self) -> float:
+        """When to end a socket because the server stops: its client will connect elsewhere, and not with all others."""
+        return random.random() * min(self._drain_s, DRAIN_OF_EACH_S * len(self._due))  # noqa: S311 - no secret
 
     def _schedule(self) -> None:
         if self._timer is None and self._due:
@@ -241,7 +250,9 @@ class WebSocket(asyncio.Protocol):
         if self._frames is None:
             self.transport.close()
         else:
-            self.close(SERVICE_RESTART, "The server is stopping; connect again.")
+            asyncio.get_running_loop().call_later(
+                self._watchman.farewell_s, self.close, SERVICE_RESTART, "The server is stopping; connect again."
+            )
 
     def data_received(self, data: bytes) -> None:
         """Take what was read: frames, because the handshake is over."""
@@ -412,9 +423,9 @@ class WebSocket(asyncio.Protocol):
             session.end()
 
 
-def protocol_of(endpoint: Endpoint) -> Any:
-    """What uvicorn takes as the class of its WebSocket connections."""
-    watchman = Watchman()
+def protocol_of(endpoint: Endpoint, drain_s: float) -> Any:
+    """What uvicorn takes as the class of its WebSocket connections; their ends are spread over `drain_s` at most."""
+    watchman = Watchman(drain_s)
 
     def make(config: Config, server_state: ServerState, app_state: dict[str, Any]) -> WebSocket:
         return WebSocket(endpoint, watchman, server_state.connections)

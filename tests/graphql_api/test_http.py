@@ -387,7 +387,7 @@ async def test_a_server_that_lives_and_is_ready_says_so(serving: Serving) -> Non
         alive, ready = await api.http.get("/healthz"), await api.http.get("/readyz")
         assert (alive.status_code, alive.json()) == (200, {"status": "alive"})
         checks = {"database": True, "migrations": True, "writer": True, "running": True}
-        assert (ready.status_code, ready.json()) == (200, {"status": "ready", "checks": checks})
+        assert (ready.status_code, ready.json()) == (200, {"status": "ready", "checks": checks, "feed": "alone"})
 
 
 async def test_many_who_ask_at_once_whether_the_server_is_ready_cost_one_look(
@@ -413,7 +413,7 @@ async def test_a_server_without_its_database_is_alive_and_not_ready(serving: Ser
         alive, ready = await api.http.get("/healthz"), await api.http.get("/readyz")
     assert (alive.status_code, alive.json()) == (200, {"status": "alive"})
     checks = {"database": False, "migrations": False, "writer": True, "running": True}
-    assert (ready.status_code, ready.json()) == (503, {"status": "not ready", "checks": checks})
+    assert (ready.status_code, ready.json()) == (503, {"status": "not ready", "checks": checks, "feed": "alone"})
 
 
 async def test_a_server_whose_database_was_taken_away_is_not_ready(

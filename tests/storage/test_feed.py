@@ -56,10 +56,10 @@ async def test_one_who_waits_is_woken() -> None:
     with feed.subscribe("T") as subscriber:
         waiting = asyncio.create_task(subscriber.take())
         await asyncio.sleep(0)
-        update = news()
-        await feed.publish(update)
-        await feed.publish(update)
-        assert await waiting == [update, update]
+        updates = [news(), news()]
+        for update in updates:
+            await feed.publish(update)
+        assert await waiting == updates
 
 
 async def test_one_who_stops_waiting_can_wait_again() -> None:
@@ -148,7 +148,7 @@ async def test_a_subscriber_who_leaves_is_forgotten_however_it_leaves() -> None:
         assert feed.subscribers == 3
     assert feed.subscribers == 0
     # Nor is the task.
-    assert feed._subscribers == {}
+    assert feed._topics == {}
     await feed.publish(news())
 
 

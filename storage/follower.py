@@ -1,0 +1,164 @@
+"""What other processes commit, told here: heard of or found out, read from the log once, and published.
+
+An announcement says only that a task has reached a number. It may be late, doubled or lost; the log has the events, and
+their numbers say what is missing. So whatever is heard leads to the same thing: read what comes after the last number
+that was published here. And because an announcement may be lost, the numbers of all watched tasks are compared with the
+table every few seconds.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+from typing import Final
+
+from storage.errors import Unavailable
+from storage.feed import Feed
+from storage.reader import Reader
+from storage.task import update_of
+
+log = logging.getLogger(__name__)
+
+RESYNC_S: Final = 3.0
+# When no other process is there that could have changed anything.
+RESYNC_ALONE_S: Final = 60.0
+# Tasks that one query of a resync asks about.
+RESYNC_TASKS_MAX: Final = 1_000
+# What was committed just now may be on its way: it counts as lost when it has not come after this.
+ANNOUNCED_WITHIN_S: Final = 0.25
+# Tasks whose logs are read at the same time.
+READS_MAX: Final = 1_000
+
+
+class Follower:
+    """Reads the logs of watched tasks on behalf of all their subscribers."""
+
+    def __init__(self, feed: Feed, reader: Reader) -> None:
+        self._feed = feed
+        self._reader = reader
+        # By task: the read that is under way, and whether there is more to read when it ends.
+        self._reads: dict[str, asyncio.Task[None]] = {}
+        self._again: dict[str, int] = {}
+        self._room = asyncio.Semaphore(READS_MAX)
+        self._resyncing: asyncio.Task[None] | None = None
+        self._due = asyncio.Event()
+        self.alone = True
+        """Whether there is no other process, as far as is known."""
+        self.repairs = 0
+        """How often the table had what no announcement told of in time."""
+        self.resyncs = 0
+        """How often the table was compared."""
+        feed.behind = self.follow
+
+    def start(self) -> None:
+        """Compare every few seconds from now on."""
+        self._resyncing = asyncio.create_task(self._run(), name="resync")
+
+    async def close(self) -> None:
+        """Stop, wherever it is."""
+        tasks = [*self._reads.values(), *([self._resyncing] if self._resyncing else [])]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def hear(self, task_id: str, seq: int) -> None:
+        """Take an announcement; 0 stands for a task that is gone."""
+        topic = self._feed.topic(task_id)
+        if topic is None:
+            return
+        if seq == 0:
+            self._feed.look([task_id])
+        elif topic.created_at is None or seq > topic.seq:
+            self.follow(task_id, seq)
+
+    def follow(self, task_id: str, seq: int = 0) -> None:
+        """Publish what the log has beyond what was published; `seq` is a number that it is known to have."""
+        if task_id in self._reads:
+            self._again[task_id] = max(seq, self._again.get(task_id, 0))
+            return
+        task = self._reads[task_id] = asyncio.create_task(self._follow(task_id, seq), name="follow")
+        task.add_done_callback(lambda _: self._reads.pop(task_id, None))
+
+    def resync(self) -> None:
+        """Compare now: announcements may have been lost."""
+        self._due.set()
+
+    async def _follow(self, task_id: str, seq: int) -> None:
+        while (topic := self._feed.topic(task_id)) is not None:
+            born = topic.created_at
+            # When nobody knows how far the subscribers are, each finds out by the number that it hears.
+            after_seq = topic.seq if born is not None else max(seq - 1, 0)
+            try:
+                async with self._room:
+                    page = await self._reader.log(task_id, after_seq)
+            except Unavailable:
+                # The next comparison sees that it is missing.
+                self._again.pop(task_id, None)
+                return
+            except Exception:
+                log.exception("The log of a watched task could not be read.")
+                return
+            if page is None or (born is not None and page.task.created_at != born):
+                self._feed.look([task_id])
+            elif page.events:
+                await self._feed.tell([update_of(page.task, page.events)])
+                if page.events[-1].seq < page.task.seq:
+                    continue
+            # What was heard meanwhile may be in what was read.
+            seq = self._again.pop(task_id, 0)
+            if seq <= (page.events[-1].seq if page is not None and page.events else after_seq):
+                return
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._compare_all()
+            except Unavailable:
+                log.warning("What is watched here could not be compared with the database.")
+            except Exception:
+                log.exception("A comparison with the database failed.")
+            self._due.clear()
+            try:
+                # Not all processes at the same moments.
+                wait_s = RESYNC_ALONE_S if self.alone else RESYNC_S
+                async with asyncio.timeout(wait_s * random.uniform(0.8, 1.2)):  # noqa: S311 - no secret
+                    await self._due.wait()
+            except TimeoutError:
+                pass
+
+    async def _compare_all(self) -> None:
+        watched = self._feed.watched
+        for start in range(0, len(watched), RESYNC_TASKS_MAX):
+            await self._compare(watched[start : start + RESYNC_TASKS_MAX])
+        self.resyncs += 1
+
+    async def _compare(self, task_ids: Sequence[str]) -> None:
+        missing = await self._missing(task_ids)
+        if not missing:
+            return
+        await asyncio.sleep(ANNOUNCED_WITHIN_S)
+        for task_id, seq in missing.items():
+            topic = self._feed.topic(task_id)
+            if topic is None:
+                continue
+            if seq == 0:
+                self._feed.look([task_id])
+            elif topic.created_at is None or topic.seq < seq:
+                self.repairs += topic.created_at is not None
+                self.follow(task_id, seq)
+
+    async def _missing(self, task_ids: Sequence[str]) -> dict[str, int]:
+        """The tasks that are ahead of what was published here, with their numbers; 0 for one that is gone."""
+        found = await self._reader.positions(task_ids)
+        missing = {}
+        for task_id in task_ids:
+            topic = self._feed.topic(task_id)
+            if topic is None:
+                continue
+            created_at, seq = found.get(task_id, (None, 0))
+            if topic.created_at is None or created_at != topic.created_at:
+                missing[task_id] = seq if topic.created_at is None else 0
+            elif seq > topic.seq:
+                missing[task_id] = seq
+        return missing
