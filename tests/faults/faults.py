@@ -39,11 +39,14 @@ class Scene:
     caller: Caller
     # Set when the fault is to end now.
     over: asyncio.Event
+    # Whether it is the round's last one, which lasts until it is over.
+    last: bool = False
     floods: int = 0
 
     async def held(self, seconds: float | None = None) -> None:
         """Wait for as long as the fault lasts."""
-        seconds = self.random.uniform(*HOLD_S) if seconds is None else seconds
+        drawn = self.random.uniform(*HOLD_S)
+        seconds = LONG_HOLD_S if self.last else seconds or drawn
         try:
             async with asyncio.timeout(seconds):
                 await self.over.wait()
@@ -100,7 +103,7 @@ def cut(way: str) -> Fault:
 
     async def fault(scene: Scene) -> None:
         nodes, reset = scene.nodes(), scene.random.random() < 0.5
-        brief = scene.random.random() < 0.5 and not scene.over.is_set()
+        brief = scene.random.random() < 0.5 and not scene.last
         scene.note(f"cut {way} of {_names(nodes)} ({'reset' if reset else 'end'}, {'once' if brief else 'and refuse'})")
         if brief:
             await asyncio.gather(*(_way(node, way).cut(reset=reset) for node in nodes))

@@ -14,9 +14,11 @@ from graphql_api.cli import main
 from storage import Task, UpdateProgress, committer, group
 from storage.committer import Committer, Entry
 from storage.errors import OutcomeUnknown
+from storage.follower import Follower
+from storage.link import Link
 
 # How long what was published too early stays so.
-WINDOW_S: Final = 0.02
+WINDOW_S: Final = 0.1
 
 
 def publish_before_commit() -> None:
@@ -44,6 +46,26 @@ def publish_before_commit() -> None:
         return outcomes, ()
 
     _replace(Committer, "_commit", commit)
+
+
+def lost_announcements_without_resync() -> None:
+    """Every other announcement is lost, and nobody compares with the table."""
+    announce = Link.announce
+    count = 0
+
+    def lossy_announce(self: Link, task_id: str, seq: int) -> None:
+        nonlocal count
+        count += 1
+        if count % 2:
+            announce(self, task_id, seq)
+
+    _replace(Link, "announce", lossy_announce)
+    _never_compare()
+
+
+def no_reread_after_reconnect() -> None:
+    """What was announced while the listener was away is not looked for when it is back."""
+    _never_compare()
 
 
 def number_outside_the_lock() -> None:
@@ -82,6 +104,13 @@ def no_idempotency_keys() -> None:
     _replace(group, "_fold", forgetful_fold)
 
 
+def _never_compare() -> None:
+    async def compare_all(_: Follower) -> None:
+        return
+
+    _replace(Follower, "_compare_all", compare_all)
+
+
 def _go_the_long_way() -> None:
     """Have every change made in a transaction, under the lock of its task's row."""
     _replace(committer, "decide_from_memory", lambda *_: group.Decided({}, {}, {}))
@@ -95,6 +124,8 @@ BUGS: Final[Mapping[str, Callable[[], None]]] = {
     bug.__name__: bug
     for bug in (
         publish_before_commit,
+        lost_announcements_without_resync,
+        no_reread_after_reconnect,
         number_outside_the_lock,
         number_outside_the_lock_unguarded,
         no_idempotency_keys,

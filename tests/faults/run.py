@@ -141,7 +141,7 @@ async def _faults(scene: Scene, options: Options, ends_at: float, stop: asyncio.
         if not waiting:
             waiting = scene.random.sample(names, len(names))
         name = waiting.pop()
-        last = time.monotonic() >= ends_at
+        last = scene.last = time.monotonic() >= ends_at or bool(scene.world.journal.violations)
         scene.world.journal.counts[f"fault: {name}"] += 1
         began_at = time.monotonic()
         if last:
