@@ -56,6 +56,8 @@ def test_a_planted_bug_is_found(planted: str, fault: str, words: Sequence[str]) 
         seed=1,
         seconds=PLANTED_SECONDS,
         feed="postgres",
+        # What is published too early by one is looked for in vain by the other, which then waits for better times.
+        servers=1 if planted == "publish_before_commit" else 2,
         planted=planted,
         faults=[fault],
         tasks=PLANTED_TASKS,
