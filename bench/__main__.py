@@ -177,6 +177,11 @@ def _other_table(rows: Sequence[Row], results: Results) -> Iterator[str]:
             (f"CPU while nothing happens, {row.title}", "idle_percent", "% of a core"),
         ):
             yield _line(title, f"{_short(ours[name])} {unit}", f"{_short(floor[name])} {unit}")
+    if row := measured.get("resume"):
+        figures = _medians(results[row.title])
+        yield _line(f"{row.title}, until all are served", f"{_short(figures['resume_s'])} s", "")
+        yield _line("queries for that", f"{figures['resume_queries']:,.0f}", "")
+        yield _line("CPU for each of them", f"{_short(figures['resume_us'])} µs", "")
     if row := measured.get("start"):
         figures = _medians(results[row.title])
         yield _line("from start to the first answer", f"{_short(figures['start_ms'])} ms", "")

@@ -3,6 +3,7 @@
 PostgreSQL is the embedded one with the settings it has for users: what is acknowledged is on its disk.
 """
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,7 +24,9 @@ TASKS: Final = 10_000
 LONG_TASKS: Final = 2_000
 LONG_EVENTS: Final = 200
 TIMEOUT_S: Final = 120.0
+REPORTED_WITHIN_S: Final = 11.0
 _TEMPLATE: Final = "bench_template"
+_TRANSACTIONS: Final = "SELECT xact_commit FROM pg_stat_database WHERE datname = $1"
 
 
 def _ids(kind: str, count: int) -> list[str]:
@@ -99,6 +102,15 @@ async def sum_of_seq(url: str) -> int:
     """How many events all tasks have had."""
     async with session(url) as connection:
         return int(await connection.fetchval("SELECT sum(seq) FROM tasks"))
+
+
+async def transactions_of(databases: "Databases", url: str) -> int:
+    """How many transactions a database has seen; a statement that reads is one."""
+    # Sessions that lie idle say within this what they have done. Meanwhile whoever listens looks after its connection
+    # three or four times, which is counted, too.
+    await asyncio.sleep(REPORTED_WITHIN_S)
+    async with session(databases.url) as connection:
+        return int(await connection.fetchval(_TRANSACTIONS, make_url(url).database))
 
 
 async def checkpoint(url: str) -> None:

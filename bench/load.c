@@ -1,8 +1,8 @@
 /* Subscribers and a publisher for the benchmark: one thread, one epoll, one clock.
  *
- *     load PORT TASKS SUBSCRIPTION MUTATION [KEY]
+ *     load PORT[:PORT] TASKS SUBSCRIPTION MUTATION [KEY]
  *
- * TASKS is a file with one task ID per line; the two documents take $taskId, and the mutation $progress too. KEY is
+ * Sockets go to the first port, mutations to the second if there is one. TASKS is a file with one task ID per line; the two documents take $taskId, and the mutation $progress too. KEY is
  * sent with every mutation and in every connection_init. Commands come on stdin, a line of JSON answers each on stdout:
  *
  *     connect COUNT FIRST SPAN own|same    COUNT sockets with a subscription each; number i watches task
@@ -36,7 +36,7 @@
 #include <unistd.h>
 
 #define PUBLISHERS 32        /* connections for mutations, one under way on each */
-#define CONNECTING_MAX 64    /* sockets between connect() and their snapshot */
+#define CONNECTING_MAX 512   /* sockets between connect() and their snapshot */
 #define PER_ADDRESS 4000     /* sockets from one 127.0.0.x: each address has its own ports */
 #define EVENTS_AWAITED 64    /* events of one task whose due times are kept */
 #define PATIENCE_S 30.0      /* how long nothing may arrive that has to */
@@ -73,7 +73,8 @@ typedef struct {
 /* What epoll hands back. Sockets are watched by their number from 0 on. */
 enum { PUBLISHER_EVENT = 1 << 30, INPUT_EVENT = 1 << 29 };
 
-static uint16_t port;
+/* Where sockets go, and where mutations do. */
+static uint16_t port, publish_port;
 static const char *subscription, *mutation, *key;
 static int epoll;
 static Task *tasks;
@@ -134,16 +135,16 @@ static uint64_t random_bits(void) {
   return bits ^ bits >> 31;
 }
 
-static int connected(long number, uint32_t tag) {
+static int connected(uint16_t to_port, long number, uint32_t tag) {
   int fd = socket(AF_INET, SOCK_STREAM, 0), on = 1;
   if (fd < 0) die("No socket: %s.", strerror(errno));
-  struct sockaddr_in from = {.sin_family = AF_INET}, to = {.sin_family = AF_INET, .sin_port = htons(port)};
+  struct sockaddr_in from = {.sin_family = AF_INET}, to = {.sin_family = AF_INET, .sin_port = htons(to_port)};
   from.sin_addr.s_addr = htonl(INADDR_LOOPBACK + (uint32_t)(number / PER_ADDRESS));
   to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   if (bind(fd, (struct sockaddr *)&from, sizeof from) || connect(fd, (struct sockaddr *)&to, sizeof to))
-    die("No connection to port %u: %s.", port, strerror(errno));
+    die("No connection to port %u: %s.", to_port, strerror(errno));
   fcntl(fd, F_SETFL, O_NONBLOCK);
   struct epoll_event event = {.events = EPOLLIN, .data.u32 = tag};
   if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event)) die("epoll: %s.", strerror(errno));
@@ -319,7 +320,7 @@ static void on_socket(Socket *socket) {
 }
 
 static void open_socket(Socket *socket, long number, Task *task, bool own) {
-  *socket = (Socket){.task = task, .fd = connected(number, (uint32_t)number)};
+  *socket = (Socket){.task = task, .fd = connected(port, number, (uint32_t)number)};
   snprintf(socket->operation, sizeof socket->operation, "%016llx%016llx",
            (unsigned long long)(own ? random_bits() : 0), (unsigned long long)(own ? random_bits() : 0));
   char request[512];
@@ -377,8 +378,8 @@ static void publish(Publisher *publisher, Task *task, double due) {
   if (key) snprintf(authorization, sizeof authorization, "Authorization: Bearer %s\r\n", key);
   bytes = snprintf(request, sizeof request,
                    "POST /graphql HTTP/1.1\r\nHost: 127.0.0.1:%u\r\nContent-Type: application/json\r\n"
-                   "Accept: application/json\r\n%sContent-Length: %d\r\n\r\n%s", port, authorization, bytes, body);
-  if (publisher->fd < 0) publisher->fd = connected(0, PUBLISHER_EVENT | (uint32_t)(publisher - publishers));
+                   "Accept: application/json\r\n%sContent-Length: %d\r\n\r\n%s", publish_port, authorization, bytes, body);
+  if (publisher->fd < 0) publisher->fd = connected(publish_port, 0, PUBLISHER_EVENT | (uint32_t)(publisher - publishers));
   publisher->busy = true;
   task->published++;
   task->due[task->published % EVENTS_AWAITED] = due;
@@ -535,8 +536,9 @@ static void read_tasks(const char *path) {
 }
 
 int main(int count, char **arguments) {
-  if (count != 5 && count != 6) die("load PORT TASKS SUBSCRIPTION MUTATION [KEY]");
-  port = (uint16_t)atoi(arguments[1]);
+  if (count != 5 && count != 6) die("load PORT[:PORT] TASKS SUBSCRIPTION MUTATION [KEY]");
+  port = publish_port = (uint16_t)atoi(arguments[1]);
+  if (strchr(arguments[1], ':')) publish_port = (uint16_t)atoi(strchr(arguments[1], ':') + 1);
   read_tasks(arguments[2]);
   subscription = arguments[3];
   mutation = arguments[4];

@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,10 +226,12 @@ class Load:
 
 
 @asynccontextmanager
-async def generating(server: Server, tasks: Path, documents: Mapping[str, str], key: str | None) -> AsyncIterator[Load]:
-    """A load generator for a server."""
+async def generating(
+    server: Server, tasks: Path, subscription: str, mutation: str, key: str | None, publish_to: Server | None = None
+) -> AsyncIterator[Load]:
+    """A load generator for a server; mutations may go to another."""
     process = await asyncio.create_subprocess_exec(
-        *(str(LOAD), str(server.port), str(tasks), documents["subscription"], documents["mutation"]),
+        *(str(LOAD), f"{server.port}:{(publish_to or server).port}", str(tasks), subscription, mutation),
         *([key] if key else []),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

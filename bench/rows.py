@@ -18,13 +18,14 @@ from typing import Final, TypeAlias
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from bench.database import ALL_IDS, HOT_ID, LONG_IDS, TASK_IDS, Databases, checkpoint, sum_of_seq
+from bench.database import ALL_IDS, HOT_ID, LONG_IDS, TASK_IDS, Databases, checkpoint, sum_of_seq, transactions_of
 from bench.floors import SEQ
 from bench.processes import (
     CONNECTIONS,
     START_TIMEOUT_S,
     Cost,
     Failed,
+    Load,
     Server,
     free_port,
     generating,
@@ -53,6 +54,8 @@ DOCUMENTS: Final[Mapping[str, str]] = {
     "mutation": "mutation ($taskId: ID!, $progress: Int!) { updateProgress(taskId: $taskId, progress: $progress) "
     "{ taskId status progress seq } }",
     "subscription": "subscription ($taskId: ID!) { taskUpdates(taskId: $taskId) { type "
+    "task { taskId status progress seq updatedAt } events { seq eventType message progress timestamp } } }",
+    "resumption": "subscription ($taskId: ID!) { taskUpdates(taskId: $taskId, afterSeq: 1) { type "
     "task { taskId status progress seq updatedAt } events { seq eventType message progress timestamp } } }",
 }
 
@@ -91,6 +94,12 @@ class Plan:
         for name, bodies in _bodies().items():
             self.bodies(name).write_text("".join(f"{body}\n" for body in bodies))
         self.tasks.write_text("".join(f"{task_id}\n" for task_id in ALL_IDS))
+
+    def generating(
+        self, server: Server, publish_to: Server | None = None, document: str = "subscription"
+    ) -> AbstractAsyncContextManager[Load]:
+        """A load generator for subscriptions to a server."""
+        return generating(server, self.tasks, DOCUMENTS[document], DOCUMENTS["mutation"], self.key, publish_to)
 
     @asynccontextmanager
     async def service(self, url: str) -> AsyncIterator[Server]:
@@ -261,7 +270,7 @@ def _fan_out(subscribers: int) -> tuple[Measure, Measure]:
 
 async def _deliver(stage: Stage, server: Server, subscribers: int, *, own: bool) -> Figures:
     plan = stage.plan
-    async with generating(server, plan.tasks, DOCUMENTS, plan.key) as load:
+    async with plan.generating(server) as load:
         await load.connect(subscribers, HOT, 1, own=own)
         await load.command(f"fanout {WARM_UP_S}")
         await server.settle()
@@ -279,8 +288,24 @@ async def _deliver(stage: Stage, server: Server, subscribers: int, *, own: bool)
 
 
 async def _steady(stage: Stage) -> Figures:
+    return await _deliver_steadily(stage, stage.service)
+
+
+async def _steady_across(stage: Stage) -> Figures:
+    async with stage.new_service() as other:
+        return await _deliver_steadily(stage, other)
+
+
+async def _update_across(stage: Stage) -> Figures:
+    # Somebody else is there to be told.
+    async with stage.new_service():
+        return await _ask(stage, stage.service, "update", stage.plan.key, stage.url)
+
+
+async def _deliver_steadily(stage: Stage, server: Server) -> Figures:
+    """To the sockets of a server; the cost is that of the service, which makes the changes."""
     plan = stage.plan
-    async with generating(stage.service, plan.tasks, DOCUMENTS, plan.key) as load:
+    async with plan.generating(server, stage.service) as load:
         await load.connect(TOPICS, 0, TOPICS, own=True)
         await load.command(f"steady {STEADY_PER_S} {WARM_UP_S}")
         await stage.service.settle()
@@ -297,6 +322,23 @@ async def _steady(stage: Stage) -> Figures:
     }
 
 
+async def _resume(stage: Stage) -> Figures:
+    plan = stage.plan
+    # A clone of its own: nobody has missed anything.
+    async with plan.databases.clone("bench_resume") as url, plan.service(url) as server:
+        before = await transactions_of(plan.databases, url)
+        async with plan.generating(server, document="resumption") as load:
+            with Cost(server, plan.databases.postmaster) as cost:
+                counted = await load.connect(IDLE_SOCKETS, 0, IDLE_SOCKETS, own=True)
+            after = await transactions_of(plan.databases, url)
+            await load.command("close")
+    return {
+        "resume_s": counted["seconds"],
+        "resume_queries": after - before,
+        "resume_us": cost.server_s / IDLE_SOCKETS * 1e6,
+    }
+
+
 async def _idle_service(stage: Stage) -> Figures:
     async with stage.new_service() as server:
         return await _idle(stage, server, own=True)
@@ -309,7 +351,7 @@ async def _idle_broadcast(stage: Stage) -> Figures:
 
 async def _idle(stage: Stage, server: Server, *, own: bool) -> Figures:
     plan = stage.plan
-    async with generating(server, plan.tasks, DOCUMENTS, plan.key) as load:
+    async with plan.generating(server) as load:
         # What is made once, for the first of all.
         await load.connect(CONNECTIONS, 0, CONNECTIONS, own=own)
         await load.command("close")
@@ -419,6 +461,7 @@ LOADS: Final = (
         _http("update", writes=True),
         (Floor(f"asyncpg: the update in groups of {CONNECTIONS}", _driver("group")),),
     ),
+    Row("update-across", "the same, while another process listens", _update_across),
     Row("update-hot", "`updateProgress`, one task", _http("update-hot", writes=True)),
     Row(
         "task",
@@ -432,6 +475,7 @@ LOADS: Final = (
     _fan_out_row(1_000),
     _fan_out_row(10_000),
     Row("steady", f"update at {STEADY_PER_S}/s, {TOPICS:,} subscribers of {TOPICS:,} tasks", _steady, sockets=TOPICS),
+    Row("steady-across", "the same, with the subscribers on another process", _steady_across, sockets=TOPICS),
 )
 OTHERS: Final = (
     Row(
@@ -441,6 +485,7 @@ OTHERS: Final = (
         (Floor("broadcast", _idle_broadcast),),
         sockets=IDLE_SOCKETS,
     ),
+    Row("resume", f"{IDLE_SOCKETS:,} sockets that come back at once", _resume, sockets=IDLE_SOCKETS),
     Row("start", "start", _start),
 )
 ROWS: Final = (*LOADS, *OTHERS)

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -69,6 +69,8 @@ async def open_configured_storage(
 
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; what was accepted by then is finished."""
+    if settings.workers > 1 and settings.feed_url is not None and settings.feed_url.get_secret_value() == "alone":
+        raise StartupError("SPECTRAL_FEED_URL is alone, and there are several workers: they would not hear each other.")
     with _listening(settings.host, settings.port) as listener, _signals() as stop:
         async with open_database(settings, role="server") as url:
             if settings.workers > 1:
@@ -92,12 +94,13 @@ async def _serve(settings: Settings, storage: Storage, listener: socket.socket, 
 async def _serve_with_workers(settings: Settings, url: str, listener: socket.socket, stop: "_Stop") -> None:
     workers = Workers(_work, settings, url, listener, count=settings.workers)
     # They come to a database that is ready, and the first key is made once.
-    async with open_configured_storage(settings, url) as storage:
-        listener.listen(BACKLOG)
-        async with workers.running():
+    listener.listen(BACKLOG)
+    async with AsyncExitStack() as stack:
+        async with open_configured_storage(settings, url) as storage:
+            await stack.enter_async_context(workers.running())
             await _welcome(settings, storage, listener)
-            stop.when_asked(lambda: None)
-            await stop.begun.wait()
+        stop.when_asked(lambda: None)
+        await stop.begun.wait()
 
 
 def _work(says: Connection, settings: Settings, url: str, listener: socket.socket) -> None:

@@ -74,15 +74,15 @@ class PostgresLink(Link):
             await self._notify(list(packed(announcements.items(), PAYLOAD_BYTES_MAX)))
 
     async def _notify(self, payloads: list[str]) -> None:
-        connection = self._connection
+        connection, lost = self._connection, self._lost
         if connection is None:
             return
         try:
             async with self._free:
                 await connection.fetch(_NOTIFY, CHANNEL, payloads)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever the driver raises, the connection is to be made anew
             log.warning("Announcements were lost: %s", explain(error) or type(error).__name__)
-            self._lost.set()
+            lost.set()
 
     async def _run(self, first: asyncio.Event) -> None:
         waits = _waits()
@@ -97,7 +97,7 @@ class PostgresLink(Link):
                 finally:
                     self._connection = None
                     connection.terminate()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever the driver raises, the connection is to be made anew
                 log.warning("The connection that listens is broken: %s", explain(error) or type(error).__name__)
             first.set()
             self._follower.alone = False

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 RESYNC_S: Final = 3.0
 # When no other process is there that could have changed anything.
 RESYNC_ALONE_S: Final = 60.0
+RESYNCS_APART_S: Final = 0.5
 # Tasks that one query of a resync asks about.
 RESYNC_TASKS_MAX: Final = 1_000
 # What was committed just now may be on its way: it counts as lost when it has not come after this.
@@ -65,28 +66,31 @@ class Follower:
     def hear(self, task_id: str, seq: int) -> None:
         """Take an announcement; 0 stands for a task that is gone."""
         topic = self._feed.topic(task_id)
-        if topic is None:
-            return
-        if seq == 0:
-            self._feed.look([task_id])
-        elif topic.created_at is None or seq > topic.seq:
+        if topic is not None and (seq == 0 or topic.created_at is None or seq > topic.seq):
             self.follow(task_id, seq)
 
-    def follow(self, task_id: str, seq: int = 0) -> None:
-        """Publish what the log has beyond what was published; `seq` is a number that it is known to have."""
+    def follow(self, task_id: str, seq: int) -> None:
+        """Publish what the log has beyond what was published; `seq` is a number that it is said to have, or 0."""
         if task_id in self._reads:
             self._again[task_id] = max(seq, self._again.get(task_id, 0))
             return
         task = self._reads[task_id] = asyncio.create_task(self._follow(task_id, seq), name="follow")
-        task.add_done_callback(lambda _: self._reads.pop(task_id, None))
+        task.add_done_callback(lambda _: self._followed(task_id))
 
     def resync(self) -> None:
         """Compare now: announcements may have been lost."""
         self._due.set()
 
+    def _followed(self, task_id: str) -> None:
+        self._reads.pop(task_id, None)
+        self._again.pop(task_id, None)
+
     async def _follow(self, task_id: str, seq: int) -> None:
         while (topic := self._feed.topic(task_id)) is not None:
             born = topic.created_at
+            if born is None and seq == 0:
+                self._feed.look([task_id])
+                return
             # When nobody knows how far the subscribers are, each finds out by the number that it hears.
             after_seq = topic.seq if born is not None else max(seq - 1, 0)
             try:
@@ -94,7 +98,6 @@ class Follower:
                     page = await self._reader.log(task_id, after_seq)
             except Unavailable:
                 # The next comparison sees that it is missing.
-                self._again.pop(task_id, None)
                 return
             except Exception:
                 log.exception("The log of a watched task could not be read.")
@@ -105,10 +108,11 @@ class Follower:
                 await self._feed.tell([update_of(page.task, page.events)])
                 if page.events[-1].seq < page.task.seq:
                     continue
-            # What was heard meanwhile may be in what was read.
-            seq = self._again.pop(task_id, 0)
-            if seq <= (page.events[-1].seq if page is not None and page.events else after_seq):
+            again = self._again.pop(task_id, None)
+            # What was heard meanwhile may be in what was read; that a task is gone may not.
+            if again is None or 0 < again <= (page.events[-1].seq if page is not None and page.events else after_seq):
                 return
+            seq = again
 
     async def _run(self) -> None:
         while True:
@@ -119,6 +123,8 @@ class Follower:
             except Exception:
                 log.exception("A comparison with the database failed.")
             self._due.clear()
+            # Whoever says hello again and again is heard once in a while.
+            await asyncio.sleep(RESYNCS_APART_S)
             try:
                 # Not all processes at the same moments.
                 wait_s = RESYNC_ALONE_S if self.alone else RESYNC_S

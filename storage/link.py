@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 # The first announcement goes out at once; those that come while it is on its way, and for so long after, go together.
 GATHER_S: Final = 0.010
+# What a number can be in the table.
+SEQ_MAX: Final = 2**63 - 1
 # A way that is broken is tried again after these, each shortened by chance; then always after the last.
 RECONNECT_WAITS_S: Final = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 
@@ -127,5 +129,9 @@ def unpacked(text: str | bytes) -> list[tuple[str, int]]:
     return [
         (one[0], one[1])
         for one in found
-        if isinstance(one, list) and len(one) == 2 and isinstance(one[0], str) and isinstance(one[1], int)
+        if isinstance(one, list)
+        and len(one) == 2
+        and isinstance(one[0], str)
+        and type(one[1]) is int
+        and 0 <= one[1] <= SEQ_MAX
     ]

@@ -192,7 +192,9 @@ class Reader:
         chunk = min(LOG_CHUNK_EVENTS, max(1, BATCH_EVENTS_MAX // len(keys)))
         task_ids, seqs = zip(*keys, strict=True)
         found = {}
-        for place, *row in await self._pool.read(_LOGS, task_ids, seqs, chunk):
+        # All of them together have a bound on their bytes, too; each brings one event at least.
+        bytes_max = EVENTS_BYTES_MAX // len(keys)
+        for place, *row in await self._pool.read(_LOGS, task_ids, seqs, chunk, bytes_max):
             key = keys[place - 1]
             found[key] = LogPage(task_of(row[: len(task_columns)]), _slice_of(key[0], row[len(task_columns) :]).events)
         return found
@@ -280,7 +282,7 @@ def _task_of(wanted: Any, columns: Sequence[ColumnElement[Any]] = task_columns) 
     return one.lateral("task")
 
 
-def _slice_after(wanted: Any, numbers: ColumnElement[bool]) -> FromClause:
+def _slice_after(wanted: Any, numbers: ColumnElement[bool], bytes_max: ColumnElement[int]) -> FromClause:
     """One row of arrays: the events of these numbers up to the first that is one too many."""
     bytes_so_far = func.sum(task_events.c.size).over(order_by=task_events.c.seq, rows=(None, 0))
     slice_ = (
@@ -294,8 +296,8 @@ def _slice_after(wanted: Any, numbers: ColumnElement[bool]) -> FromClause:
         func.array_agg(cast(slice_.c[name], Text) if name == "metadata" else slice_.c[name]).label(name)
         for name in Event._fields[1:]
     )
-    within = slice_.c.bytes - slice_.c.size <= _bytes_max
-    return select((func.max(slice_.c.bytes) > _bytes_max).label("cut"), *arrays).where(within).lateral("events")
+    within = slice_.c.bytes - slice_.c.size <= bytes_max
+    return select((func.max(slice_.c.bytes) > bytes_max).label("cut"), *arrays).where(within).lateral("events")
 
 
 _bytes_max: Final[ColumnElement[int]] = literal_column(str(EVENTS_BYTES_MAX))
@@ -311,13 +313,14 @@ _event = (
     .limit(literal_column("1"))
     .lateral("event")
 )
-_slice = _slice_after(_ranges, task_events.c.seq.between(_ranges.c.first_seq, _ranges.c.last_seq))
+_slice = _slice_after(_ranges, task_events.c.seq.between(_ranges.c.first_seq, _ranges.c.last_seq), _bytes_max)
 _chunk = _slice_after(
     _numbers,
     and_(
         task_events.c.seq > _numbers.c.seq,
         task_events.c.seq <= _numbers.c.seq + bindparam("chunk", type_=BigInteger),
     ),
+    bindparam("bytes_max", type_=BigInteger),
 )
 
 _TASKS: Final = compiled(select(_task).select_from(_ids.join(_task, true())), "task_ids")
@@ -337,6 +340,7 @@ _LOGS: Final = compiled(
     "task_ids",
     "seqs",
     "chunk",
+    "bytes_max",
 )
 _count = select(func.count()).select_from(tasks)
 _COUNT: Final = compiled(_count)

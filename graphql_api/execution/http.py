@@ -149,18 +149,20 @@ class GraphQLOverHTTP:
 
     async def answer(self, headers: Headers, body: bytes) -> Answer | None:
         """The answer to a POST that came in one piece; None when it is a stream, or has to do with other origins."""
-        if "origin" in headers:
-            return None
-        accepted = _accepted(headers.get("accept", "*/*"))
+        json_type = JSON
         try:
-            answer = await self._answered(headers, accepted, body)
+            if "origin" in headers:
+                return None
+            accepted = _accepted(headers.get("accept", "*/*"))
+            json_type = accepted.json_type
+            answer = await self._run_operation(headers, accepted, body)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client hears of it
-            answer = _refused(error, accepted.json_type)
+            answer = _refused(error, json_type)
         if answer is not None:
             answer.headers.extend(self._vary)
         return answer
 
-    async def _answered(self, headers: Headers, accepted: Accepted, body: bytes) -> Answer | None:
+    async def _run_operation(self, headers: Headers, accepted: Accepted, body: bytes) -> Answer | None:
         _check_content(headers)
         operation = self._operation(body)
         viewer = await self._viewer(headers)

@@ -16,6 +16,8 @@ from graphql_api.wire.headers import Headers, read_headers
 HEADERS_BYTES_MAX: Final = 65_536
 # From the connection, or from the first bytes of a request, to the end of its headers.
 HEADERS_TIMEOUT_S: Final = 15.0
+# The header with which an answer ends its connection.
+CLOSE: Final = (b"connection", b"close")
 # Requests on one connection that wait while another is answered.
 PIPELINED_REQUESTS_MAX: Final = 64
 
@@ -195,15 +197,21 @@ class HttpProtocol(HttpToolsProtocol):
             return
         if self.flow.write_paused:
             await self.flow.drain()
-        if cycle.disconnected:
+        if cycle.disconnected or self.transport.is_closing():
             return
         parts = [STATUS_LINE[answer.status]]
         for name, value in (*cycle.default_headers, *answer.headers):
             parts += (name, b": ", value, b"\r\n")
-        parts.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
+        if CLOSE in answer.headers:
+            cycle.keep_alive = False
+        elif not cycle.keep_alive:
+            parts.append(b"connection: close\r\n")
+        parts.append(b"\r\n")
         parts.append(answer.body)
         self.transport.write(b"".join(parts))
         cycle.response_started = cycle.response_complete = True
+        # The cycle knows this connection; this way both are gone when they are done, and not when somebody collects.
+        cycle.on_response = lambda: None
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()

@@ -103,7 +103,6 @@ class Watchman:
         self._due.append((time.monotonic() + LOOK_INTERVAL_S, socket))
         self._schedule()
 
-    @property
     def farewell_s(self) -> float:
         """When to end a socket because the server stops: its client will connect elsewhere, and not with all others."""
         return random.random() * min(self._drain_s, DRAIN_OF_EACH_S * len(self._due))  # noqa: S311 - no secret
@@ -251,7 +250,7 @@ class WebSocket(asyncio.Protocol):
             self.transport.close()
         else:
             asyncio.get_running_loop().call_later(
-                self._watchman.farewell_s, self.close, SERVICE_RESTART, "The server is stopping; connect again."
+                self._watchman.farewell_s(), self.close, SERVICE_RESTART, "The server is stopping; connect again."
             )
 
     def data_received(self, data: bytes) -> None:

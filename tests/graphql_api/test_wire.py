@@ -510,3 +510,33 @@ async def _answered(api: Api, body: bytes, headers: dict[str, str | None], *, pi
     finally:
         writer.close()
     return re.sub(rb"date: [^\r]*\r\n", b"", answer) + content
+
+
+async def test_connections_that_are_done_wait_for_no_collector(serving: Serving) -> None:
+    async with serving() as api:
+        await _answered(api, b'{"query":"{ viewer { name } }"}', {}, pieces=1)
+        gc.collect()
+        gc.disable()
+        try:
+            before = _http_connections()
+            for _ in range(20):
+                await _answered(api, b'{"query":"{ viewer { name } }"}', {}, pieces=1)
+            await until(lambda: _http_connections() <= before)
+        finally:
+            gc.enable()
+
+
+def _http_connections() -> int:
+    return sum(isinstance(thing, wire_http.HttpProtocol) for thing in gc.get_objects())
+
+
+async def test_an_answer_that_says_so_ends_its_connection(serving: Serving) -> None:
+    async with serving(body_bytes_max=1_024) as api:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(api.origin.rpartition(":")[2]))
+        head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2000\r\n\r\n"
+        writer.write(head.encode() + b"x" * 2_000)
+        async with asyncio.timeout(WAIT_S):
+            answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert answer.count(b"connection: close") == 1
+        writer.close()

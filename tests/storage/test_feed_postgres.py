@@ -12,7 +12,7 @@ from sqlalchemy import make_url
 from storage import Complete, Create, Delete, Health, Storage, Update, UpdateType, open_storage
 from storage import follower as follower_module
 from storage.feed_postgres import PostgresLink
-from storage.link import packed, unpacked
+from storage.link import SEQ_MAX, packed, unpacked
 from tests.postgres import execute, session
 from tests.storage.helpers import kill_connections, note, numbers, spied, submit
 
@@ -187,7 +187,8 @@ def test_announcements_are_packed_below_a_size_and_read_again() -> None:
     payloads = list(packed(announcements, 1_000))
     assert all(len(payload.encode()) < 1_000 for payload in payloads)
     assert told(payloads) == announcements
-    for other in ("", "null", "hello", "[", "{}", "[1]", '[["T"]]', '[["T","1"]]', "[[1,1]]"):
+    others = ["", "null", "hello", "[", "{}", "[1]", '[["T"]]', '[["T","1"]]', "[[1,1]]", '[["T",true]]', '[["T",-1]]']
+    for other in (*others, f'[["T",{2**63}]]'):
         assert unpacked(other) == []
 
 
@@ -203,7 +204,9 @@ async def test_strangers_may_say_what_they_like_on_the_channel(database: str) ->
         await submit(one, Create(task_id="T"))
         async with aclosing(two.watch("T")) as updates:
             await following(updates)
-            for payload in ("x", '[["T",9]]', '[["T",-1]]', '[["T",0]]', '[["other",5]]'):
+            payloads = ["x", '[["T",9]]', '[["T",-1]]', '[["T",0]]', '[["other",5]]', '[["T",true]]']
+            payloads += [f'[["T",0],["T",{seq}]]' for seq in (0, 5, SEQ_MAX, SEQ_MAX + 1, 2**64 - 1)]
+            for payload in payloads:
                 await execute(database, f"NOTIFY spectral_notify, '{payload}'")
             await submit(one, note())
             assert numbers([await following(updates)]) == [2]

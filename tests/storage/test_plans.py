@@ -31,7 +31,7 @@ KEYED: Final[dict[str, tuple[str, Sequence[Any], list[str]]]] = {
     "tasks": (reader._TASKS, [IDS], [TASKS]),
     "single events": (reader._SINGLE_EVENTS, [IDS, [1, 1]], [EVENTS]),
     "slices": (reader._SLICES, [IDS, [1, 1], [9, 9]], [EVENTS]),
-    "logs": (reader._LOGS, [IDS, [0, 0], 9], [TASKS, EVENTS]),
+    "logs": (reader._LOGS, [IDS, [0, 0], 9, 9_000], [TASKS, EVENTS]),
     "keys": (keys._BY_ID, [IDS], ["api_keys_pkey"]),
 }
 
