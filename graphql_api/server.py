@@ -92,7 +92,7 @@ async def _serve(settings: Settings, storage: Storage, listener: socket.socket, 
 
 
 async def _serve_with_workers(settings: Settings, url: str, listener: socket.socket, stop: "_Stop") -> None:
-    workers = Workers(_work, settings, url, listener, count=settings.workers)
+    workers = Workers(_work, settings, url, listener, count=settings.workers, end_within_s=EXIT_WITHIN_S - 1)
     # They come to a database that is ready, and the first key is made once.
     listener.listen(BACKLOG)
     async with AsyncExitStack() as stack:
@@ -101,6 +101,8 @@ async def _serve_with_workers(settings: Settings, url: str, listener: socket.soc
             await _welcome(settings, storage, listener)
         stop.when_asked(lambda: None)
         await stop.begun.wait()
+        # Or the kernel would take connections that nobody serves any more.
+        listener.close()
 
 
 def _work(says: Connection, settings: Settings, url: str, listener: socket.socket) -> None:

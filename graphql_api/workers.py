@@ -25,11 +25,12 @@ _spawn = multiprocessing.get_context("spawn")
 class Workers:
     """Processes that all do the same."""
 
-    def __init__(self, work: Callable[..., None], *arguments: Any, count: int) -> None:
+    def __init__(self, work: Callable[..., None], *arguments: Any, count: int, end_within_s: float) -> None:
         # Called in each process with a connection on which it says that it serves, and these arguments.
         self._work = work
         self._arguments = arguments
         self._count = count
+        self._end_within_s = end_within_s
         self._processes: dict[int, Any] = {}
         self._stopping = False
 
@@ -53,7 +54,13 @@ class Workers:
             all_ready.cancel()
             for process in self._processes.values():
                 process.terminate()
-            await asyncio.wait(keepers)
+            _, stuck = await asyncio.wait(keepers, timeout=self._end_within_s)
+            if stuck:
+                # It would keep the port.
+                log.error("%d workers did not end within %.1f s; ending them.", len(stuck), self._end_within_s)
+                for process in self._processes.values():
+                    process.kill()
+                await asyncio.wait(keepers)
             for keeper in keepers:
                 if not keeper.cancelled():
                     keeper.exception()
@@ -68,7 +75,16 @@ class Workers:
             process = self._processes[number] = _spawn.Process(
                 target=self._work, args=(says, *self._arguments), name=f"spectral-notify worker {number}"
             )
-            process.start()
+            try:
+                process.start()
+            except OSError as error:
+                if not ready.is_set():
+                    raise StartupError(f"A worker cannot be started: {error.strerror}.") from None
+                log.error("Worker %d cannot be started: %s; trying again.", number, error.strerror)
+                heard.close()
+                says.close()
+                await asyncio.sleep(SHORT_LIFE_S)
+                continue
             says.close()
             try:
                 await _readable(heard)

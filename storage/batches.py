@@ -40,6 +40,7 @@ class Batches(Generic[K, V]):
         self._weight_max = weight_max
         self._apart_s = apart_s
         self._begun_at = float("-inf")
+        self._timer: asyncio.TimerHandle | None = None
         self._waiting: dict[K, list[asyncio.Future[V | None]]] = {}
         self._under_way: set[asyncio.Task[None]] = set()
         self._due = False
@@ -57,7 +58,10 @@ class Batches(Generic[K, V]):
         return await future
 
     async def close(self) -> None:
-        """Wait for the batches that are under way."""
+        """Wait for all that was asked for."""
+        if self._waiting and self._timer is not None:
+            self._timer.cancel()
+            self._start()
         while self._under_way:
             await asyncio.wait(self._under_way)
 
@@ -67,7 +71,7 @@ class Batches(Generic[K, V]):
             loop = asyncio.get_running_loop()
             wait_s = self._begun_at + self._apart_s - loop.time() if self._apart_s else 0.0
             if wait_s > 0:
-                loop.call_later(wait_s, self._start)
+                self._timer = loop.call_later(wait_s, self._start)
             else:
                 # Everyone who asks in this turn of the loop gets onto the batch.
                 loop.call_soon(self._start)

@@ -14,7 +14,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-from storage.task import Task, Update, UpdateType
+from storage.task import Task, Update, UpdateType, size_of_events, update_of
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +145,10 @@ class Subscriber:
     def _wake(self) -> None:
         if self._listener is not None:
             listener, self._listener = self._listener, None
-            listener.wake()
+            try:
+                listener.wake()
+            except Exception:
+                log.exception("A listener of a task failed; it hears no more.")
         elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -281,4 +284,4 @@ class Feed:
             if events[0].seq <= topic.seq:
                 events = tuple(event for event in events if event.seq > topic.seq)
         topic.reach(update.task, events[-1].seq)
-        return update if events is update.events else Update(update.type, update.task, events)
+        return update if events is update.events else update_of(update.task, events, size_of_events(events))

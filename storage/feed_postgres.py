@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Iterator, Mapping
 from itertools import chain, repeat
 from typing import Any, Final
@@ -28,6 +29,8 @@ HELLO: Final = "hello"
 # How often it is seen whether the connection lives, and whether anybody else listens; and how long that may take.
 CHECK_S: Final = 3.0
 CHECK_WITHIN_S: Final = 3.0
+# How long the last announcements may take when the process ends.
+CLOSE_WITHIN_S: Final = 1.0
 # Shared by all who listen on a database, so that they can be counted, whoever they are.
 LISTENERS_LOCK: Final = 0x73706563
 
@@ -63,7 +66,9 @@ class PostgresLink(Link):
 
     async def close(self) -> None:
         """Announce what waits, and leave."""
-        await self.sent()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_WITHIN_S):
+                await self.sent()
         if self._loop is not None:
             self._loop.cancel()
             await asyncio.wait({self._loop})
@@ -88,19 +93,21 @@ class PostgresLink(Link):
         waits = _waits()
         while True:
             try:
+                joined_at: float | None = None
                 connection = await asyncpg.connect(**self._arguments)
                 try:
                     await self._join(connection)
-                    waits = _waits()
                     first.set()
+                    joined_at = time.monotonic()
                     await self._stay(connection)
                 finally:
+                    if joined_at is not None and time.monotonic() - joined_at > CHECK_S:
+                        waits = _waits()
                     self._connection = None
                     connection.terminate()
             except Exception as error:  # noqa: BLE001 - whatever the driver raises, the connection is to be made anew
                 log.warning("The connection that listens is broken: %s", explain(error) or type(error).__name__)
             first.set()
-            self._follower.alone = False
             self._become(Health.DEGRADED)
             await asyncio.sleep(next(waits) * random.uniform(0.5, 1))  # noqa: S311 - no secret
 
@@ -117,10 +124,10 @@ class PostgresLink(Link):
         await connection.add_listener(CHANNEL, hear)
         await connection.fetch(_JOIN, LISTENERS_LOCK)
         self._others = True
-        self._follower.alone = False
         self._connection = connection
-        await self._notify([HELLO])
+        # Before the hello: what is committed from now on is announced to whoever comes in the same moment.
         self._become(Health.CONNECTED)
+        await self._notify([HELLO])
         # What was announced before it listened was announced to nobody.
         self._follower.resync()
 
@@ -130,7 +137,6 @@ class PostgresLink(Link):
             async with self._free:
                 listeners = await connection.fetchval(_COUNT, LISTENERS_LOCK)
             self._others = listeners > 1
-            self._follower.alone = not self._others
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CHECK_S):
                     await self._lost.wait()
@@ -138,7 +144,6 @@ class PostgresLink(Link):
     def _hear(self, payload: str) -> None:
         if payload == HELLO:
             self._others = True
-            self._follower.alone = False
             self._follower.resync()
         for task_id, seq in unpacked(payload):
             self._follower.hear(task_id, seq)

@@ -15,12 +15,12 @@ from typing import Final
 from storage.errors import Unavailable
 from storage.feed import Feed
 from storage.reader import Reader
-from storage.task import update_of
+from storage.task import size_of_events, update_of
 
 log = logging.getLogger(__name__)
 
 RESYNC_S: Final = 3.0
-# When no other process is there that could have changed anything.
+# When there is no other process that could have changed anything.
 RESYNC_ALONE_S: Final = 60.0
 RESYNCS_APART_S: Final = 0.5
 # Tasks that one query of a resync asks about.
@@ -43,12 +43,8 @@ class Follower:
         self._room = asyncio.Semaphore(READS_MAX)
         self._resyncing: asyncio.Task[None] | None = None
         self._due = asyncio.Event()
-        self.alone = True
-        """Whether there is no other process, as far as is known."""
         self.repairs = 0
         """How often the table had what no announcement told of in time."""
-        self.resyncs = 0
-        """How often the table was compared."""
         feed.behind = self.follow
 
     def start(self) -> None:
@@ -74,16 +70,19 @@ class Follower:
         if task_id in self._reads:
             self._again[task_id] = max(seq, self._again.get(task_id, 0))
             return
-        task = self._reads[task_id] = asyncio.create_task(self._follow(task_id, seq), name="follow")
-        task.add_done_callback(lambda _: self._followed(task_id))
+        self._reads[task_id] = asyncio.create_task(self._follow_to_end(task_id, seq), name="follow")
 
     def resync(self) -> None:
         """Compare now: announcements may have been lost."""
         self._due.set()
 
-    def _followed(self, task_id: str) -> None:
-        self._reads.pop(task_id, None)
-        self._again.pop(task_id, None)
+    async def _follow_to_end(self, task_id: str, seq: int) -> None:
+        try:
+            await self._follow(task_id, seq)
+        finally:
+            # In the step in which it last looked whether there is more: nothing that is heard falls between.
+            self._reads.pop(task_id, None)
+            self._again.pop(task_id, None)
 
     async def _follow(self, task_id: str, seq: int) -> None:
         while (topic := self._feed.topic(task_id)) is not None:
@@ -105,7 +104,7 @@ class Follower:
             if page is None or (born is not None and page.task.created_at != born):
                 self._feed.look([task_id])
             elif page.events:
-                await self._feed.tell([update_of(page.task, page.events)])
+                await self._feed.tell([update_of(page.task, page.events, size_of_events(page.events))])
                 if page.events[-1].seq < page.task.seq:
                     continue
             again = self._again.pop(task_id, None)
@@ -116,31 +115,30 @@ class Follower:
 
     async def _run(self) -> None:
         while True:
+            self._due.clear()
             try:
                 await self._compare_all()
             except Unavailable:
                 log.warning("What is watched here could not be compared with the database.")
             except Exception:
                 log.exception("A comparison with the database failed.")
-            self._due.clear()
             # Whoever says hello again and again is heard once in a while.
             await asyncio.sleep(RESYNCS_APART_S)
             try:
                 # Not all processes at the same moments.
-                wait_s = RESYNC_ALONE_S if self.alone else RESYNC_S
-                async with asyncio.timeout(wait_s * random.uniform(0.8, 1.2)):  # noqa: S311 - no secret
+                # A process that nobody hears, because its own connection is broken, may write nevertheless: only who
+                # was told that there is no other can take its time.
+                wait_s = RESYNC_ALONE_S if self._feed.announcer is None else RESYNC_S
+                async with asyncio.timeout(wait_s * random.uniform(0.6, 0.9)):  # noqa: S311 - no secret
                     await self._due.wait()
             except TimeoutError:
                 pass
 
     async def _compare_all(self) -> None:
         watched = self._feed.watched
+        missing: dict[str, int] = {}
         for start in range(0, len(watched), RESYNC_TASKS_MAX):
-            await self._compare(watched[start : start + RESYNC_TASKS_MAX])
-        self.resyncs += 1
-
-    async def _compare(self, task_ids: Sequence[str]) -> None:
-        missing = await self._missing(task_ids)
+            missing |= await self._missing(watched[start : start + RESYNC_TASKS_MAX])
         if not missing:
             return
         await asyncio.sleep(ANNOUNCED_WITHIN_S)

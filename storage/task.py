@@ -5,12 +5,16 @@ A task is the fold of its events. ``Task.seq`` is the number of its latest event
 are 1, 2, 3 … without a gap, so whoever holds events up to some number knows whether anything is missing.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
+
+# What an event takes beside its texts.
+EVENT_BYTES: Final = 256
 
 
 class Status(StrEnum):
@@ -120,6 +124,11 @@ _ENDINGS = {
     Status.FAILED: UpdateType.FAIL,
     Status.CANCELED: UpdateType.CANCEL,
 }
+
+
+def size_of_events(events: Iterable[Event]) -> int:
+    """Roughly how many bytes events keep in memory."""
+    return sum(EVENT_BYTES + len(event.message) + len(event.metadata or "") for event in events)
 
 
 def update_of(task: Task, events: tuple[Event, ...], size: int = 0) -> Update:

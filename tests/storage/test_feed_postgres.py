@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import make_url
 
-from storage import Complete, Create, Delete, Health, Storage, Update, UpdateType, open_storage
+from storage import Complete, Create, Delete, Health, StartupError, Storage, Update, UpdateType, open_storage
 from storage import follower as follower_module
 from storage.feed_postgres import PostgresLink
 from storage.link import SEQ_MAX, packed, unpacked
@@ -148,7 +149,7 @@ async def test_a_process_without_others_announces_nothing_until_one_comes(databa
     async with processes(database, 1) as (one,):
         link = one.link
         assert isinstance(link, PostgresLink)
-        await until(lambda: one.follower.alone)
+        await until(lambda: not link._others)
         async with session(database) as other:
             heard: list[str] = []
             await other.add_listener("spectral_notify", lambda *arguments: heard.append(arguments[3]))
@@ -156,7 +157,7 @@ async def test_a_process_without_others_announces_nothing_until_one_comes(databa
             await link.sent()
             async with open_storage(database, upgrade=False, feed_url=database) as two:
                 await until(lambda: heard == ["hello"])
-                await until(lambda: not one.follower.alone)
+                await until(lambda: link._others)
                 async with aclosing(two.watch("T")) as updates:
                     await following(updates)
                     await submit(one, note())
@@ -224,3 +225,131 @@ async def test_an_announcement_takes_milliseconds(database: str, monkeypatch: py
                 await following(updates)
             # Far less than a comparison would take; how much less is for the benchmark to say.
             assert time.monotonic() - begun < 5
+
+
+async def test_a_process_whose_listener_cannot_connect_is_heard_of_by_comparing(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower_module, "RESYNC_S", 0.1)
+    monkeypatch.setattr(follower_module, "RESYNCS_APART_S", 0.0)
+    nowhere = make_url(database).set(host="127.0.0.1", port=1, query={}).render_as_string(hide_password=False)
+    async with (
+        open_storage(database, upgrade=False, feed_url=nowhere) as unheard,
+        open_storage(database, upgrade=False, feed_url=database) as other,
+    ):
+        link = other.link
+        assert isinstance(link, PostgresLink)
+        await until(lambda: not link._others)
+        await submit(unheard, Create(task_id="T"))
+        async with aclosing(other.watch("T")) as updates:
+            await following(updates)
+            await submit(unheard, note())
+            assert numbers([await following(updates)]) == [2]
+        async with aclosing(unheard.watch("T")) as updates:
+            await following(updates)
+            await submit(other, note())
+            assert numbers([await following(updates)]) == [3]
+
+
+@pytest.mark.parametrize("error", [asyncpg.InternalClientError("lost"), RuntimeError("of another kind")])
+async def test_a_listener_goes_on_whatever_its_driver_raises(
+    database: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with processes(database, 1) as (one,):
+        link = one.link
+        assert isinstance(link, PostgresLink)
+        errors = [error]
+        stay = PostgresLink._stay
+
+        async def fail_once(link: PostgresLink, connection: Any) -> None:
+            if errors:
+                raise errors.pop()
+            await stay(link, connection)
+
+        monkeypatch.setattr(PostgresLink, "_stay", fail_once)
+        first = link._connection
+        await kill_connections(database)
+        await until(lambda: not errors and link._connection not in (None, first))
+        assert one.feed_health is Health.CONNECTED
+
+
+@pytest.mark.parametrize("option", ["statement_cache_size=0", "max_cached_statement_lifetime=abc"])
+async def test_a_listener_that_cannot_be_made_does_not_stop_the_start(database: str, option: str) -> None:
+    url = database + ("&" if "?" in database else "?") + option
+    async with asyncio.timeout(WAIT_S):
+        try:
+            async with open_storage(database, upgrade=False, feed_url=url) as storage:
+                await submit(storage, Create(task_id="T"))
+        except StartupError:
+            pass
+
+
+async def test_what_is_heard_in_the_moment_in_which_a_read_ends_is_read(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never_resync(monkeypatch)
+    async with open_storage(database, upgrade=False) as one, open_storage(database, upgrade=False) as two:
+        await submit(one, Create(task_id="T"))
+        async with aclosing(two.watch("T")) as updates:
+            await following(updates)
+            for seq in range(2, 30):
+                await submit(one, note())
+                two.follower.hear("T", seq)
+                # In every turn of the loop while that is read, and just after.
+                for _ in range(seq % 6):
+                    await asyncio.sleep(0)
+            seen: list[int] = []
+            while seen[-1:] != [29]:
+                seen += numbers([await following(updates)])
+            assert seen == list(range(2, 30))
+
+
+async def test_two_who_come_on_either_side_of_a_change_elsewhere_both_see_it(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never_resync(monkeypatch)
+    async with open_storage(database, upgrade=False) as one, open_storage(database, upgrade=False) as two:
+        await submit(one, Create(task_id="T"))
+        early, late = two.watch("T"), two.watch("T")
+        read = two.reader.task
+        reading = asyncio.Event()
+
+        async def read_and_wait(task_id: str) -> Any:
+            task = await read(task_id)
+            if not reading.is_set():
+                reading.set()
+                # Meanwhile there is a change, and another subscriber who reads it.
+                await submit(one, note())
+                assert (await following(late)).task.seq == 2
+            return task
+
+        monkeypatch.setattr(two.reader, "task", read_and_wait)
+        async with aclosing(early), aclosing(late):
+            assert (await following(early)).task.seq == 1
+            two.follower.hear("T", 2)
+            assert numbers([await following(early)]) == [2]
+
+
+async def test_what_is_told_from_the_log_has_its_size_and_what_is_deleted_and_made_again_is_announced_as_gone(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never_resync(monkeypatch)
+    async with open_storage(database, upgrade=False) as one, open_storage(database, upgrade=False) as two:
+        await submit(one, Create(task_id="T"))
+        async with aclosing(two.watch("T")) as updates:
+            await following(updates)
+            await submit(one, note(message="m" * 1_000))
+            two.follower.hear("T", 2)
+            assert (await following(updates)).size >= 1_000
+    async with processes(database) as (one, two):
+        link = one.link
+        assert isinstance(link, PostgresLink)
+        sent: list[dict[str, int]] = []
+
+        async def send(announcements: Any) -> None:
+            sent.append(dict(announcements))
+
+        monkeypatch.setattr(link, "send", send)
+        await submit(one, Delete(task_id="T"), Create(task_id="T"), note())
+        await link.sent()
+        assert sent == [{"T": 0}]
