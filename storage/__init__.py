@@ -28,6 +28,7 @@ from storage.errors import (
     Unavailable,
 )
 from storage.feed import Feed, Listener
+from storage.feed_nats import NatsLink
 from storage.feed_postgres import PostgresLink
 from storage.follower import Follower
 from storage.keys import Key, Keys, Permission
@@ -138,6 +139,8 @@ async def upgrade_database(url: str) -> tuple[str | None, str]:
 def _link(feed_url: str | None, follower: Follower) -> Link | None:
     if feed_url is None:
         return None
+    if feed_url.startswith(("nats://", "tls://")):
+        return NatsLink(feed_url, follower)
     return PostgresLink(feed_url, follower)
 
 

@@ -9,7 +9,8 @@ table every few seconds.
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Final
 
 from storage.errors import Unavailable
@@ -43,8 +44,13 @@ class Follower:
         self._room = asyncio.Semaphore(READS_MAX)
         self._resyncing: asyncio.Task[None] | None = None
         self._due = asyncio.Event()
+        # Tasks to be compared before the others, and what does it.
+        self._doubtful: set[str] = set()
+        self._comparing: asyncio.Task[None] | None = None
         self.repairs = 0
         """How often the table had what no announcement told of in time."""
+        self.resyncs = 0
+        """How often all were compared."""
         feed.behind = self.follow
 
     def start(self) -> None:
@@ -53,7 +59,7 @@ class Follower:
 
     async def close(self) -> None:
         """Stop, wherever it is."""
-        tasks = [*self._reads.values(), *([self._resyncing] if self._resyncing else [])]
+        tasks = [*self._reads.values(), *(task for task in (self._resyncing, self._comparing) if task is not None)]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -75,6 +81,12 @@ class Follower:
     def resync(self) -> None:
         """Compare now: announcements may have been lost."""
         self._due.set()
+
+    def compare(self, task_ids: Iterable[str]) -> None:
+        """Compare these tasks now, and no others: announcements of them may have been lost."""
+        self._doubtful.update(task_ids)
+        if self._comparing is None and self._doubtful:
+            self._comparing = asyncio.create_task(self._compare_doubtful(), name="compare")
 
     async def _follow_to_end(self, task_id: str, seq: int) -> None:
         try:
@@ -139,6 +151,25 @@ class Follower:
         missing: dict[str, int] = {}
         for start in range(0, len(watched), RESYNC_TASKS_MAX):
             missing |= await self._missing(watched[start : start + RESYNC_TASKS_MAX])
+        self.resyncs += 1
+        await self._mend(missing)
+
+    async def _compare_doubtful(self) -> None:
+        try:
+            while self._doubtful:
+                task_ids = list(islice(self._doubtful, RESYNC_TASKS_MAX))
+                self._doubtful.difference_update(task_ids)
+                await self._mend(await self._missing(task_ids))
+        except Unavailable:
+            # The next comparison of all has them, too.
+            log.warning("What is watched here could not be compared with the database.")
+        except Exception:
+            log.exception("A comparison with the database failed.")
+        finally:
+            self._doubtful.clear()
+            self._comparing = None
+
+    async def _mend(self, missing: Mapping[str, int]) -> None:
         if not missing:
             return
         await asyncio.sleep(ANNOUNCED_WITHIN_S)
@@ -149,7 +180,8 @@ class Follower:
             if seq == 0:
                 self._feed.look([task_id])
             elif topic.created_at is None or topic.seq < seq:
-                self.repairs += topic.created_at is not None
+                # What is being read was heard of, or found by another comparison.
+                self.repairs += topic.created_at is not None and task_id not in self._reads
                 self.follow(task_id, seq)
 
     async def _missing(self, task_ids: Sequence[str]) -> dict[str, int]:
