@@ -24,7 +24,7 @@ from tests.postgres import session
 
 ROUND_S: Final = 60.0
 # Between the recovery from one fault and the beginning of the next.
-PAUSES_S: Final = (0.5, 2.0)
+PAUSES_S: Final = (0.3, 1.2)
 # How long the last fault lasts, at least, before reporters stop; and at most after they were told to.
 LAST_FAULT_S: Final = 1.0
 # From the last change until every subscriber has seen it, without a connection having to end for it.
