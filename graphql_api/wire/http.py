@@ -84,6 +84,7 @@ class HttpProtocol(HttpToolsProtocol):
     _joined: _Joined
     _headers_due: asyncio.TimerHandle | None = None
     _headers_bytes = 0
+    _in_headers = False
     # Whether what was read last had any part that was complete, and what was read since the last such part.
     _parsed = False
     _unparsed_bytes = 0
@@ -122,6 +123,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Expect headers, which begin now."""
         super().on_message_begin()
         self._headers_bytes = 0
+        self._in_headers = True
 
     def on_url(self, url: bytes) -> None:
         """Count it."""
@@ -129,13 +131,15 @@ class HttpProtocol(HttpToolsProtocol):
         self._count(url, b"")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Count it; what comes behind a body counts, too."""
+        """Count it. What comes behind a body counts, too, and is no header: it was not there when they were looked at."""
         self._count(name, value)
-        super().on_header(name, value)
+        if self._in_headers:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Expect no more headers."""
         self._had_headers()
+        self._in_headers = False
         if len(self.pipeline) >= PIPELINED_REQUESTS_MAX:
             raise httptools.HttpParserError(f"more than {PIPELINED_REQUESTS_MAX} requests wait for their answers")
         super().on_headers_complete()

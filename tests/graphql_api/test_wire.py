@@ -540,3 +540,18 @@ async def test_an_answer_that_says_so_ends_its_connection(serving: Serving) -> N
         assert answer.startswith(b"HTTP/1.1 413 ")
         assert answer.count(b"connection: close") == 1
         writer.close()
+
+
+async def test_what_comes_behind_a_body_is_no_header(serving: Serving) -> None:
+    async with serving() as api:
+        body = b'{"query":"{ viewer { authenticated } }"}'
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(api.origin.rpartition(":")[2]))
+        writer.write(
+            f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
+            f"Connection: close\r\n\r\n{len(body):x}\r\n".encode()
+            + body
+            + f"\r\n0\r\nAuthorization: Bearer {api.admin_key}\r\n\r\n".encode()
+        )
+        async with asyncio.timeout(WAIT_S):
+            assert b'{"authenticated":false}' in await reader.read()
+        writer.close()
