@@ -344,7 +344,7 @@ async def test_a_statement_that_another_prepared_under_a_name_of_the_drivers_is_
     database: str, folder: Path
 ) -> None:
     async with (
-        pgbouncer(database, folder, default_pool_size=1) as bouncer,
+        pgbouncer(database, folder, default_pool_size=1, ignore_startup_parameters=SWALLOWED) as bouncer,
         open_storage(bouncer.url, upgrade=False) as storage,
     ):
         async with session(bouncer.url) as other:
