@@ -189,6 +189,6 @@ def test_requests_sockets_and_streams_pass_and_a_server_may_go(
         first.close()
         if configure is caddy:
             # It answers a POST with 502 for a moment, which the page says.
-            until(lambda: all(takes_posts(origin) for _ in range(5)))
+            until(lambda: all(takes_posts(origin) for _ in range(20)))
         for number in range(20):
             assert ask(origin, report, key)["data"]["updateProgress"]["seq"] == 4 + number
