@@ -1,16 +1,21 @@
 """Which database, with which settings, and what the driver's errors mean. Clients never see the driver's words."""
 
 import inspect
+import logging
+from collections.abc import Mapping
 from typing import Any, Final
 
 import asyncpg
-from sqlalchemy import NullPool, make_url
+from sqlalchemy import NullPool, event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from storage.errors import NotConnected, StartupError
 
+log = logging.getLogger(__name__)
+
+# By all hosts together, where the URL names several.
 CONNECT_TIMEOUT_S: Final = 5
 # How much longer than the server the driver waits for the end of a statement.
 DRIVER_GRACE_S: Final = 5
@@ -18,6 +23,8 @@ DRIVER_GRACE_S: Final = 5
 _OF_SQLALCHEMY: Final = "prepared_statement_cache_size"
 # What may follow the question mark of a URL: what the driver takes.
 _URL_OPTIONS: Final = inspect.signature(asyncpg.connect).parameters.keys() | {_OF_SQLALCHEMY}
+# What PgBouncer says to settings that it does not know.
+_OF_A_POOLER: Final = "unsupported startup parameter"
 # PostgreSQL's own words for "not now": connection failures (08), resources (53), limits of time and locks (55, 57), and
 # what a restart or a failover does to a transaction (40, and 25006: the server became read-only).
 _PASSING_STATES: Final = ("08", "40", "53", "55", "57", "25006")
@@ -30,12 +37,29 @@ def open_engine(url: str, *, statement_timeout_ms: int, lock_timeout_ms: int) ->
     """SQLAlchemy's way to a database, for migrations; at run time there is the pool. A connection lives as long as it
     is used.
     """
-    return create_async_engine(
+    connector = Connector(driver_arguments(url, statement_timeout_ms, lock_timeout_ms, {}))
+
+    async def connect(**_: Any) -> Any:
+        driver, _own = await connector.connect()
+        return driver
+
+    engine = create_async_engine(
         _parsed(url),
         poolclass=NullPool,
         hide_parameters=True,
-        connect_args=_settings(statement_timeout_ms, lock_timeout_ms, {}),
+        # Statements without names, because behind a pooler others may have prepared something under the same.
+        connect_args={
+            "async_creator_fn": connect,
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": str,
+        },
     )
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def on_begin(connection: Any) -> None:
+        connection.exec_driver_sql(connector.settings_of_transaction)
+
+    return engine
 
 
 def driver_arguments(
@@ -88,6 +112,85 @@ def _settings(statement_timeout_ms: int, lock_timeout_ms: int, planning: dict[st
     }
 
 
+class Connector:
+    """Makes sessions: directly or through a pooler, on whichever of several hosts will have them."""
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        settings = dict(arguments["server_settings"])
+        self._arguments = arguments
+        self._through_pooler = {
+            **arguments,
+            "server_settings": {"application_name": settings.pop("application_name")},
+            "statement_cache_size": 0,
+        }
+        self._pooled = False
+        # The one that served last is tried first.
+        self._hosts = _hosts(arguments)
+        self.settings_of_transaction = "SELECT " + ", ".join(
+            f"set_config('{name}', '{value}', true)" for name, value in settings.items()
+        )
+        """A statement that gives a transaction the settings that a session of our own begins with."""
+
+    async def connect(self) -> tuple[Any, bool]:
+        """The driver's connection, and whether it is a session of our own.
+
+        It is not behind a pooler, where each transaction may run in another session than the last: nothing that a
+        session is told or has prepared is there in the next. PgBouncer refuses a connection that comes with settings,
+        or swallows them (`ignore_startup_parameters`); so do others.
+        """
+        if self._pooled:
+            return await self._connect(self._through_pooler), False
+        try:
+            driver = await self._connect(self._arguments)
+        except asyncpg.PostgresError as error:
+            if _OF_A_POOLER not in str(error):
+                raise
+            driver = await self._connect(self._through_pooler)
+        else:
+            if await _is_own(driver):
+                return driver, True
+        self._pooled = True
+        log.info("The database is reached through a pooler; settings go along with each transaction.")
+        return driver, False
+
+    async def _connect(self, arguments: Mapping[str, Any]) -> Any:
+        """Connect to one host after the other: the driver gives all the time that there is to the first."""
+        timeout_s = CONNECT_TIMEOUT_S / len(self._hosts)
+        for place, host in enumerate(hosts := self._hosts):
+            try:
+                driver = await asyncpg.connect(**{**arguments, **host, "timeout": timeout_s})
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                if place == len(hosts) - 1:
+                    raise
+            else:
+                if place:
+                    self._hosts = [host, *hosts[:place], *hosts[place + 1 :]]
+                return driver
+        raise AssertionError("there is no host")
+
+
+def _hosts(arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+    hosts, ports = arguments.get("host"), arguments.get("port")
+    if not isinstance(hosts, list):
+        return [{}]
+    if not isinstance(ports, list):
+        ports = [ports] * len(hosts)
+    return [{"host": host, "port": port} for host, port in zip(hosts, ports, strict=True)]
+
+
+async def _is_own(driver: Any) -> bool:
+    """Whether the process that serves a connection is the one that took it."""
+    try:
+        # In one round trip, which the driver's ways to get an answer are not.
+        await driver.execute(f"SELECT 1 / (pg_backend_pid() = {driver.get_server_pid()})::integer")
+    except asyncpg.DivisionByZeroError:
+        return False
+    except BaseException:
+        driver.terminate()
+        raise
+    return True
+
+
 def sqlstate(error: BaseException) -> str:
     """The five characters with which PostgreSQL names an error; empty for what did not come from it."""
     return str(getattr(error, "sqlstate", None) or "")
@@ -121,7 +224,7 @@ def is_undone(error: BaseException) -> bool:
     """Whether a statement that commits by itself was certainly not done: PostgreSQL said no, or was never asked."""
     if isinstance(error, asyncpg.PostgresError):
         return not sqlstate(error).startswith(_ENDING_STATES)
-    return is_unsendable(error)
+    return is_unsendable(error) or isinstance(error, NotConnected)
 
 
 def is_passing(error: BaseException) -> bool:
@@ -135,6 +238,8 @@ def explain(error: BaseException) -> str | None:
         error = error.__cause__
     if isinstance(error, TimeoutError):
         return f"it did not answer within {CONNECT_TIMEOUT_S} s"
+    if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
+        return "none of the hosts is as target_session_attrs wants it"
     if isinstance(error, OSError | DBAPIError | asyncpg.PostgresError):
         original = error.orig if isinstance(error, DBAPIError) else error
         return str(original).strip().splitlines()[0] if str(original).strip() else type(original).__name__

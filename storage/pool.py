@@ -6,8 +6,8 @@ alone. A pool of our own, because the driver's takes as long to lend a connectio
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from storage.database import driver_arguments, is_dead_connection, is_passing, is_unsendable
+from storage.database import Connector, driver_arguments, is_dead_connection, is_passing, is_unsendable
 from storage.errors import NotConnected, Unavailable
 
 T = TypeVar("T")
@@ -35,10 +35,11 @@ _PLANNING: Final = {
     "enable_indexscan": "on",
     "enable_nestloop": "on",
 }
-_BEGIN_LIST: Final = (
-    "BEGIN READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan;"
-    " SET LOCAL enable_seqscan = on; SET LOCAL enable_bitmapscan = on"
+_FOR_A_LIST: Final = (
+    "SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_seqscan = on; SET LOCAL enable_bitmapscan = on"
 )
+_BEGIN_LIST: Final = f"BEGIN READ ONLY; {_FOR_A_LIST}"
+_LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = "
 
 
 _DIALECT: Final = dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
@@ -83,7 +84,7 @@ class Connection:
 
     async def begin(self, lock_timeout_ms: int | None = None) -> None:
         """Begin a transaction; in it, locks are waited for as long as always, or only so long."""
-        await self._say("BEGIN" if lock_timeout_ms is None else f"BEGIN; SET LOCAL lock_timeout = {lock_timeout_ms}")
+        await self._say("BEGIN" if lock_timeout_ms is None else f"BEGIN; {_LOCK_TIMEOUT}{lock_timeout_ms}")
 
     async def begin_list(self) -> None:
         """Begin a transaction in which each statement is planned for its values and for the tables as they are."""
@@ -124,11 +125,66 @@ class Connection:
             self.interrupted = True
 
 
+class PooledConnection(Connection):
+    """A connection to a pooler, which lends it a session for each transaction.
+
+    So each statement is in a transaction, which begins with the settings that a session of our own has from its start;
+    and a statement is prepared where it runs, without a name, because another may have the name there.
+    """
+
+    __slots__ = ("_begin_words", "_wait_s")
+
+    def __init__(self, driver: Any, settings: str, wait_s: float) -> None:
+        super().__init__(driver)
+        self._begin_words = f"BEGIN ISOLATION LEVEL READ COMMITTED; {settings}"
+        self._wait_s = wait_s
+
+    async def run(self, statement: str, *arguments: Any) -> list[Any]:
+        """The rows that a statement brings, in the transaction that is open or in one of its own."""
+        if self.driver.is_in_transaction():
+            return await self._run(statement, *arguments)
+        await self.begin()
+        try:
+            rows = await self._run(statement, *arguments)
+        except Exception:
+            if not self.interrupted:
+                # What went wrong first is what is told.
+                with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                    await self.roll_back()
+            raise
+        await self.commit()
+        return rows
+
+    async def begin(self, lock_timeout_ms: int | None = None) -> None:
+        """Begin a transaction; in it, locks are waited for as long as always, or only so long."""
+        await self._begin("" if lock_timeout_ms is None else f"; {_LOCK_TIMEOUT}{lock_timeout_ms}")
+
+    async def begin_list(self) -> None:
+        """Begin a transaction in which each statement is planned for its values and for the tables as they are."""
+        await self._begin(f"; SET TRANSACTION READ ONLY; {_FOR_A_LIST}")
+
+    async def _begin(self, more: str) -> None:
+        # A pooler that has no session to lend keeps us waiting, as the pool does that has no connection.
+        try:
+            async with asyncio.timeout(self._wait_s):
+                await self._say(self._begin_words + more)
+        except TimeoutError as error:
+            raise NotConnected(NOT_IN_TIME) from error
+
+    async def _run(self, statement: str, *arguments: Any) -> list[Any]:
+        try:
+            rows: list[Any] = await (await self.driver.prepare(statement, name="")).fetch(*arguments)
+        except BaseException as error:
+            self._failed(error)
+            raise
+        return rows
+
+
 class Pool:
     """Connections, made when first needed; the one that was used last is used next."""
 
-    def __init__(self, arguments: Mapping[str, Any], *, connections_max: int, wait_s: float) -> None:
-        self._arguments = arguments
+    def __init__(self, connector: Connector, *, connections_max: int, wait_s: float) -> None:
+        self._connector = connector
         self._wait_s = wait_s
         self._places = asyncio.Semaphore(connections_max)
         self._idle: list[Connection] = []
@@ -155,7 +211,7 @@ class Pool:
                 return connection
             self._connections.discard(connection)
         try:
-            connection = Connection(await asyncpg.connect(**self._arguments))
+            connection = await self._connect()
         except BaseException as error:
             self._places.release()
             if isinstance(error, Exception):
@@ -215,6 +271,12 @@ class Pool:
         await asyncio.gather(*closing, *self._ending, return_exceptions=True)
         self._connections.clear()
 
+    async def _connect(self) -> Connection:
+        driver, own = await self._connector.connect()
+        if own:
+            return Connection(driver)
+        return PooledConnection(driver, self._connector.settings_of_transaction, self._wait_s)
+
     async def _end(self, connection: Connection) -> None:
         try:
             await connection.close()
@@ -228,7 +290,7 @@ def open_pool(
 ) -> Pool:
     """The pool for a PostgreSQL URL."""
     arguments = driver_arguments(url, statement_timeout_ms, lock_timeout_ms, _PLANNING)
-    return Pool(arguments, connections_max=connections_max, wait_s=pool_wait_s)
+    return Pool(Connector(arguments), connections_max=connections_max, wait_s=pool_wait_s)
 
 
 @contextmanager

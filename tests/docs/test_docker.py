@@ -15,6 +15,7 @@ import httpx
 import pytest
 import yaml
 
+from graphql_api.server import EXIT_WITHIN_S
 from graphql_api.settings import PREFIX, Settings
 from tests.docs.pages import BIN, TOP, WAIT_S, serving, surroundings
 
@@ -79,6 +80,11 @@ def compose(**variables: str) -> dict[str, Any]:
     return filled
 
 
+def set_in(service: dict[str, Any]) -> dict[str, str]:
+    """What a service has in its environment; what has no value comes from outside, where it is not set."""
+    return {name: value for name, value in service["environment"].items() if value is not None}
+
+
 def ignored(path: str) -> bool:
     """Whether .dockerignore keeps a path out: the last line that fits it or a folder above it decides."""
     verdict = False
@@ -119,7 +125,18 @@ def test_every_copied_file_exists_and_reaches_the_build() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [".git", "data", ".venv", "tests", "docs", ".env", "admin.key", "storage/__pycache__", "docker/compose.yaml"],
+    [
+        ".git",
+        "data",
+        ".venv",
+        "tests",
+        "docs",
+        ".env",
+        "admin.key",
+        "storage/__pycache__",
+        "docker/compose.yaml",
+        "docker/Caddyfile",
+    ],
 )
 def test_nothing_else_reaches_the_build(path: str) -> None:
     assert ignored(path)
@@ -217,12 +234,13 @@ def test_nothing_starts_without_a_password() -> None:
 def test_the_server_waits_for_the_migration_and_that_for_the_database() -> None:
     filled = compose(POSTGRES_PASSWORD=PASSWORD)
     services = filled["services"]
-    assert set(services) == {"postgres", "migrate", "api"}
+    assert set(services) == {"postgres", "migrate", "api", "balancer", "nats"}
     assert services["postgres"]["image"] == "postgres:18"
     assert services["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
-    assert services["api"]["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
     (volume,) = services["postgres"]["volumes"]
     assert volume.split(":")[0] in filled["volumes"]
+    assert services["api"]["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
+    assert services["balancer"]["depends_on"] == {"api": {"condition": "service_healthy"}}
     for name in ("migrate", "api"):
         build = services[name]["build"]
         assert (COMPOSE.parent / build["context"] / build["dockerfile"]).resolve() == DOCKERFILE
@@ -236,6 +254,43 @@ def test_the_database_of_the_url_is_the_one_that_is_made() -> None:
         assert services[name]["environment"]["SPECTRAL_DATABASE_URL"] == expected
 
 
+def test_what_is_fetched_is_pinned_and_only_the_balancer_is_reached_from_outside() -> None:
+    services = compose(POSTGRES_PASSWORD=PASSWORD)["services"]
+    for name, service in services.items():
+        assert service.get("build") or re.fullmatch(r"[a-z]+:\d+(\.\d+)?", service["image"]), name
+    assert {name: service["ports"] for name, service in services.items() if "ports" in service} == {
+        "balancer": ["127.0.0.1:8000:8000"]
+    }
+
+
+def test_there_is_time_to_stop_in_order() -> None:
+    services = compose(POSTGRES_PASSWORD=PASSWORD)["services"]
+    for name in ("api", "balancer"):
+        assert int(services[name]["stop_grace_period"].removesuffix("s")) > EXIT_WITHIN_S + 2
+
+
+def test_the_balancer_finds_the_servers() -> None:
+    services = compose(POSTGRES_PASSWORD=PASSWORD)["services"]
+    (mounted,) = services["balancer"]["volumes"]
+    source, _, target = mounted.partition(":")
+    assert target == "/etc/nginx/nginx.conf:ro"
+    found = (COMPOSE.parent / source).read_text()
+    assert re.findall(r"^ +server (\S+) resolve", found, re.MULTILINE) == [f"api:{stages()[-1].one('EXPOSE')}"]
+    assert services["balancer"]["ports"][0].endswith(f":{re.findall(r'listen ([0-9]+);', found)[0]}")
+    assert services["api"]["deploy"]["replicas"] > 1
+    assert "ports" not in services["api"]
+
+
+def test_the_feed_by_nats_is_there_when_it_is_asked_for() -> None:
+    services = compose(POSTGRES_PASSWORD=PASSWORD)["services"]
+    assert services["nats"]["profiles"] == ["nats"]
+    # Without a value: the one that Compose finds in its own surroundings, or none at all.
+    assert services["api"]["environment"]["SPECTRAL_FEED_URL"] is None
+    assert all("nats" not in service.get("depends_on", {}) for service in services.values())
+    (url,) = re.findall(r"^# +export SPECTRAL_FEED_URL=(\S+)$", COMPOSE.read_text(), re.MULTILINE)
+    assert url == "nats://nats:4222"
+
+
 def test_the_services_do_their_work(empty_database: str, tmp_path: Path) -> None:
     services = compose(POSTGRES_PASSWORD=PASSWORD)["services"]
     last = stages()[-1]
@@ -243,7 +298,7 @@ def test_the_services_do_their_work(empty_database: str, tmp_path: Path) -> None
     image = {name: value for name, value in image_environment().items() if name.startswith(PREFIX)}
     here = {"SPECTRAL_DATABASE_URL": empty_database, "SPECTRAL_DATA_DIR": str(tmp_path)}
     of_job = surroundings(**{**image, **services["migrate"]["environment"], **here})
-    of_server = surroundings(**{**image, **services["api"]["environment"], **here})
+    of_server = surroundings(**{**image, **set_in(services["api"]), **here})
 
     # Why it waits for the job.
     refused = subprocess.run([BIN / program, "serve"], env=of_server, capture_output=True, text=True, timeout=WAIT_S)
@@ -267,16 +322,22 @@ def test_the_services_do_their_work(empty_database: str, tmp_path: Path) -> None
         reported = ask('mutation { updateProgress(taskId: "T-7", progress: 5) { id } }')
         assert reported["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"
 
-        assert health(served.port) == 0
+        ready = services["api"]["healthcheck"]["test"]
+        assert (health(served.port), health(served.port, ready)) == (0, 0)
     assert health(served.port) != 0
+    assert health(served.port, ready) != 0
 
 
-def health(port: int) -> int:
-    """The exit status of the health check, in surroundings that name a proxy nobody can reach."""
-    check = stages()[-1].one("HEALTHCHECK")
-    command = json.loads(check[check.index("CMD [") + len("CMD ") :])
-    assert command[0] == "python"
+def health(port: int, test: list[str] | None = None) -> int:
+    """The exit status of the image's health check, or of a service's, in surroundings that name a proxy nobody can
+    reach.
+    """
+    if test is None:
+        check = stages()[-1].one("HEALTHCHECK")
+        test = ["CMD", *json.loads(check[check.index("CMD [") + len("CMD ") :])]
+    kind, program, *arguments = (word.replace("127.0.0.1:8000", f"127.0.0.1:{port}") for word in test)
+    assert (kind, program) == ("CMD", "python")
     proxied = surroundings(SPECTRAL_PORT=str(port), http_proxy="http://127.0.0.1:9")
     for name in ("no_proxy", "NO_PROXY"):
         del proxied[name]
-    return subprocess.run([sys.executable, *command[1:]], env=proxied, capture_output=True, timeout=WAIT_S).returncode
+    return subprocess.run([sys.executable, *arguments], env=proxied, capture_output=True, timeout=WAIT_S).returncode
