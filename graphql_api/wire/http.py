@@ -131,7 +131,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._count(url, b"")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Count it. What comes behind a body counts, too, and is no header: it was not there when they were looked at."""
+        """Count it. What comes behind a body counts, too, but is no header: those were looked at before it came."""
         self._count(name, value)
         if self._in_headers:
             super().on_header(name, value)
