@@ -18,7 +18,7 @@ from storage import StartupError
 
 PREFIX: Final = "SPECTRAL_"
 JWT_SECRET_CHARACTERS_MIN: Final = 32
-_FEEDS: Final = ("nats://", "tls://", "postgresql://", "postgres://")
+_FEEDS: Final = ("nats://", "tls://")
 
 
 class Access(StrEnum):
@@ -81,9 +81,9 @@ class Settings(BaseSettings):
     )
     feed_url: Annotated[SecretStr, BeforeValidator(_not_empty), AfterValidator(_feed)] | None = Field(
         default=None,
-        description="How processes on one database tell each other what changed: `nats://host:4222`, a PostgreSQL URL "
-        "for LISTEN and NOTIFY, or `alone` when there is one process only. The default is the database itself, and "
-        "`alone` for one worker on the embedded PostgreSQL.",
+        description="How processes on one database tell each other what changed: `nats://host:4222`, or `alone` when "
+        "there is one process only. The default is LISTEN and NOTIFY in the database, and `alone` for one worker on "
+        "the embedded PostgreSQL.",
     )
     listen_url: Annotated[SecretStr, BeforeValidator(_not_empty)] | None = Field(
         default=None,

@@ -44,7 +44,7 @@ def open_engine(url: str, *, statement_timeout_ms: int, lock_timeout_ms: int) ->
         return driver
 
     engine = create_async_engine(
-        _parsed(url),
+        _parsed(url, "SPECTRAL_DATABASE_URL"),
         poolclass=NullPool,
         hide_parameters=True,
         # Statements without names, because behind a pooler others may have prepared something under the same.
@@ -63,34 +63,40 @@ def open_engine(url: str, *, statement_timeout_ms: int, lock_timeout_ms: int) ->
 
 
 def driver_arguments(
-    url: str, statement_timeout_ms: int, lock_timeout_ms: int, planning: dict[str, str]
+    url: str,
+    statement_timeout_ms: int,
+    lock_timeout_ms: int,
+    session_settings: dict[str, str],
+    *,
+    named: str = "SPECTRAL_DATABASE_URL",
 ) -> dict[str, Any]:
-    """What the driver is called with to connect."""
-    parsed = _parsed(url)
-    _, arguments = parsed.get_dialect()().create_connect_args(parsed)
+    """What the driver is called with to connect; StartupError says what is wrong with the setting of that name."""
+    parsed = _parsed(url, named)
+    try:
+        _, arguments = parsed.get_dialect()().create_connect_args(parsed)
+    except (ArgumentError, ValueError) as error:
+        raise StartupError(f"{named} cannot be used: {error}.") from None
     arguments.pop(_OF_SQLALCHEMY, None)
-    return {**arguments, **_settings(statement_timeout_ms, lock_timeout_ms, planning)}
+    return {**arguments, **_settings(statement_timeout_ms, lock_timeout_ms, session_settings)}
 
 
-def _parsed(url: str) -> URL:
+def _parsed(url: str, named: str) -> URL:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        raise StartupError(
-            "SPECTRAL_DATABASE_URL is not a URL; expected postgresql://user:password@host/name."
-        ) from None
+        raise StartupError(f"{named} is not a URL; expected postgresql://user:password@host/name.") from None
     if parsed.get_backend_name() not in ("postgres", "postgresql"):
-        raise StartupError("SPECTRAL_DATABASE_URL must begin with postgresql://.")
+        raise StartupError(f"{named} must begin with postgresql://.")
     query = dict(parsed.query)
     if "sslmode" in query:
         # What libpq's URLs call sslmode, asyncpg calls ssl.
         query["ssl"] = query.pop("sslmode")
     if unknown := sorted(query.keys() - _URL_OPTIONS):
-        raise StartupError(f"SPECTRAL_DATABASE_URL has an option that is not known here: {unknown[0]!r}.")
+        raise StartupError(f"{named} has an option that is not known here: {unknown[0]!r}.")
     return parsed.set(drivername="postgresql+asyncpg", query=query)
 
 
-def _settings(statement_timeout_ms: int, lock_timeout_ms: int, planning: dict[str, str]) -> dict[str, Any]:
+def _settings(statement_timeout_ms: int, lock_timeout_ms: int, session_settings: dict[str, str]) -> dict[str, Any]:
     return {
         "timeout": CONNECT_TIMEOUT_S,
         # The server ends a statement by itself; this is for a server that no longer answers.
@@ -107,7 +113,7 @@ def _settings(statement_timeout_ms: int, lock_timeout_ms: int, planning: dict[st
             "timezone": "UTC",
             # Statements here take microseconds; compiling one takes milliseconds.
             "jit": "off",
-            **planning,
+            **session_settings,
         },
     }
 

@@ -49,7 +49,9 @@ class PostgresLink(Link):
     def __init__(self, url: str, follower: Follower) -> None:
         super().__init__(follower)
         timeout_ms = int(1000 * CHECK_WITHIN_S)
-        self._arguments = driver_arguments(url, timeout_ms, timeout_ms, {"synchronous_commit": "off"})
+        self._arguments = driver_arguments(
+            url, timeout_ms, timeout_ms, {"synchronous_commit": "off"}, named="SPECTRAL_LISTEN_URL"
+        )
         self._connection: Any = None
         # One statement at a time.
         self._free = asyncio.Lock()
