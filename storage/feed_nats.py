@@ -87,7 +87,6 @@ class NatsLink(Link):
 
     async def start(self) -> None:
         """Connect, or go on trying."""
-        # Nobody counts the others.
         self._loop = asyncio.create_task(self._run(), name="nats")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(START_WITHIN_S):

@@ -222,8 +222,9 @@ async def test_what_one_did_while_it_was_cut_off_the_others_find_when_it_comes_b
             await following(updates)
             await submit(one, note())
             await following(updates)
-            # The comparison that the new subscription has brought about is over, too.
-            await until(lambda: two.follower._comparing is None)
+            # The comparisons that its start and the new subscription have brought about are over: none but that of
+            # the hello can find what follows.
+            await until(lambda: two.follower.resyncs == 2 and two.follower._comparing is None)
             client = link_of(one)._client
             assert client is not None
             client.lose("It was cut.")
@@ -295,7 +296,8 @@ async def test_what_was_announced_before_a_subscription_was_in_effect_is_found(
 
     async with processes(database, nats.url) as (one, two):
         await submit(one, Create(task_id="T"))
-        resyncs = two.follower.resyncs
+        # At its start, and when it was connected.
+        await until(lambda: two.follower.resyncs == 2)
         monkeypatch.setattr(feed_nats, "_subscribe", late)
         async with aclosing(two.watch("T")) as updates:
             await following(updates)
@@ -304,7 +306,7 @@ async def test_what_was_announced_before_a_subscription_was_in_effect_is_found(
             await link_of(one).sent()
             release.set()
             assert numbers([await following(updates)]) == [2]
-        assert two.follower.resyncs == resyncs
+        assert two.follower.resyncs == 2
 
 
 async def test_ten_thousand_watches_in_a_burst_are_subscribed_and_compared_together(
