@@ -127,6 +127,7 @@ class Connector:
         self._through_pooler = {
             **arguments,
             "server_settings": {"application_name": settings.pop("application_name")},
+            # The driver's own statements have names otherwise, too.
             "statement_cache_size": 0,
         }
         self._pooled = False
@@ -144,20 +145,19 @@ class Connector:
         session is told or has prepared is there in the next. PgBouncer refuses a connection that comes with settings,
         or swallows them (`ignore_startup_parameters`); so do others.
         """
-        if self._pooled:
-            return await self._connect(self._through_pooler), False
-        try:
-            driver = await self._connect(self._arguments)
-        except asyncpg.PostgresError as error:
-            if _OF_A_POOLER not in str(error):
-                raise
-            driver = await self._connect(self._through_pooler)
-        else:
-            if await _is_own(driver):
-                return driver, True
-        self._pooled = True
-        log.info("The database is reached through a pooler; settings go along with each transaction.")
-        return driver, False
+        if not self._pooled:
+            try:
+                driver = await self._connect(self._arguments)
+            except asyncpg.PostgresError as error:
+                if _OF_A_POOLER not in str(error):
+                    raise
+            else:
+                if await _is_own(driver):
+                    return driver, True
+                driver.terminate()
+            log.info("The database is reached through a pooler; settings go along with each transaction.")
+            self._pooled = True
+        return await self._connect(self._through_pooler), False
 
     async def _connect(self, arguments: Mapping[str, Any]) -> Any:
         """Connect to one host after the other: the driver gives all the time that there is to the first."""
