@@ -165,12 +165,12 @@ async def spoil(database: str) -> None:
         await set_for_database(database, f"{name} = {value}")
 
 
-@pytest.mark.parametrize("way", ["direct", "refused", "swallowed"])
+@pytest.mark.parametrize("way", ["direct", "refused", "swallowed", "session"])
 async def test_the_same_settings_are_in_force_whatever_the_way(empty_database: str, folder: Path, way: str) -> None:
     await upgrade_database(empty_database)
     await spoil(empty_database)
-    options = {"ignore_startup_parameters": SWALLOWED} if way == "swallowed" else {}
-    async with pgbouncer(empty_database, folder, **options) as bouncer:
+    options = {"swallowed": {"ignore_startup_parameters": SWALLOWED}, "session": {"pool_mode": "session"}}
+    async with pgbouncer(empty_database, folder, **options.get(way, {})) as bouncer:
         url = empty_database if way == "direct" else bouncer.url
         async with open_storage(url, upgrade=False, statement_timeout_ms=6_789, lock_timeout_ms=345) as storage:
             pool, names = storage.pool, list(EXPECTED)
