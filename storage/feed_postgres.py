@@ -13,9 +13,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain, repeat
 from typing import Any, Final
 
-import asyncpg
-
-from storage.database import driver_arguments, explain
+from storage.database import Connector, driver_arguments, explain
 from storage.follower import Follower
 from storage.link import RECONNECT_WAITS_S, Health, Link, packed, unpacked
 
@@ -49,9 +47,11 @@ class PostgresLink(Link):
     def __init__(self, url: str, follower: Follower) -> None:
         super().__init__(follower)
         timeout_ms = int(1000 * CHECK_WITHIN_S)
-        self._arguments = driver_arguments(
+        arguments = driver_arguments(
             url, timeout_ms, timeout_ms, {"synchronous_commit": "off"}, named="SPECTRAL_LISTEN_URL"
         )
+        self._connector = Connector(arguments)
+        self._why: str | None = None
         self._connection: Any = None
         # One statement at a time.
         self._free = asyncio.Lock()
@@ -96,7 +96,10 @@ class PostgresLink(Link):
         while True:
             try:
                 joined_at: float | None = None
-                connection = await asyncpg.connect(**self._arguments)
+                connection, own = await self._connector.connect()
+                if not own:
+                    connection.terminate()
+                    raise ConnectionError("it leads through a pooler; SPECTRAL_LISTEN_URL must lead to the database")
                 try:
                     await self._join(connection)
                     first.set()
@@ -108,7 +111,11 @@ class PostgresLink(Link):
                     self._connection = None
                     connection.terminate()
             except Exception as error:  # noqa: BLE001 - whatever the driver raises, the connection is to be made anew
-                log.warning("The connection that listens is broken: %s", explain(error) or type(error).__name__)
+                why = explain(error) or type(error).__name__
+                if why != self._why:
+                    # Once, and not at each try.
+                    self._why = why
+                    log.warning("The connection that listens is broken: %s", why)
             first.set()
             self._become(Health.DEGRADED)
             await asyncio.sleep(next(waits) * random.uniform(0.5, 1))  # noqa: S311 - no secret
@@ -129,6 +136,7 @@ class PostgresLink(Link):
         self._connection = connection
         # Before the hello: what is committed from now on is announced to whoever comes in the same moment.
         self._become(Health.CONNECTED)
+        self._why = None
         await self._notify([HELLO])
         # What was announced before it listened was announced to nobody.
         self._follower.resync()
