@@ -72,7 +72,7 @@ class Workers:
         while not self._ending():
             started_at = time.monotonic()
             heard, says = _spawn.Pipe(duplex=False)
-            process = self._processes[number] = _spawn.Process(
+            process = _spawn.Process(
                 target=self._work, args=(says, *self._arguments), name=f"spectral-notify worker {number}"
             )
             try:
@@ -85,6 +85,7 @@ class Workers:
                 says.close()
                 await asyncio.sleep(SHORT_LIFE_S)
                 continue
+            self._processes[number] = process
             says.close()
             try:
                 await _readable(heard)

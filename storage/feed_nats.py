@@ -10,9 +10,9 @@ import logging
 import random
 import re
 import zlib
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import chain, repeat
+from itertools import chain
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -24,7 +24,7 @@ from nats.errors import Error, SecureConnRequiredError, SlowConsumerError
 from storage.errors import StartupError
 from storage.feed import TURN_S
 from storage.follower import Follower
-from storage.link import RECONNECT_WAITS_S, Health, Link, packed, unpacked
+from storage.link import Health, Link, packed, reconnect_waits, unpacked
 
 log = logging.getLogger(__name__)
 
@@ -124,14 +124,14 @@ class NatsLink(Link):
             client.lose(error)
 
     async def _run(self) -> None:
-        waits = _waits()
+        waits = reconnect_waits()
         while True:
             for server in random.sample(self._servers, len(self._servers)):
                 if await self._visit(server):
-                    waits = _waits()
+                    waits = reconnect_waits()
                     break
             self._tried.set()
-            await asyncio.sleep(next(waits) * random.uniform(0.5, 1))  # noqa: S311 - no secret
+            await asyncio.sleep(next(waits))
 
     async def _visit(self, server: "_Server") -> bool:
         """Connect to a server and stay as long as it answers; whether it ever did."""
@@ -326,7 +326,3 @@ def _server(part: SplitResult) -> _Server:
     if password is None:
         return _Server(address, None, None, token=user or None)
     return _Server(address, user, password, None)
-
-
-def _waits() -> Iterator[float]:
-    return chain(RECONNECT_WAITS_S, repeat(RECONNECT_WAITS_S[-1]))

@@ -7,15 +7,13 @@ And it need not be on disk, so it waits for none.
 import asyncio
 import contextlib
 import logging
-import random
 import time
-from collections.abc import Iterator, Mapping
-from itertools import chain, repeat
+from collections.abc import Mapping
 from typing import Any, Final
 
 from storage.database import Connector, driver_arguments, explain
 from storage.follower import Follower
-from storage.link import RECONNECT_WAITS_S, Health, Link, packed, unpacked
+from storage.link import Health, Link, packed, reconnect_waits, unpacked
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +90,7 @@ class PostgresLink(Link):
             lost.set()
 
     async def _run(self, first: asyncio.Event) -> None:
-        waits = _waits()
+        waits = reconnect_waits()
         while True:
             try:
                 joined_at: float | None = None
@@ -107,7 +105,7 @@ class PostgresLink(Link):
                     await self._stay(connection)
                 finally:
                     if joined_at is not None and time.monotonic() - joined_at > CHECK_S:
-                        waits = _waits()
+                        waits = reconnect_waits()
                     self._connection = None
                     connection.terminate()
             except Exception as error:  # noqa: BLE001 - whatever the driver raises, the connection is to be made anew
@@ -118,7 +116,7 @@ class PostgresLink(Link):
                     log.warning("The connection that listens is broken: %s", why)
             first.set()
             self._become(Health.DEGRADED)
-            await asyncio.sleep(next(waits) * random.uniform(0.5, 1))  # noqa: S311 - no secret
+            await asyncio.sleep(next(waits))
 
     async def _join(self, connection: Any) -> None:
         """Listen, be counted, and say hello."""
@@ -157,7 +155,3 @@ class PostgresLink(Link):
             self._follower.resync()
         for task_id, seq in unpacked(payload):
             self._follower.hear(task_id, seq)
-
-
-def _waits() -> Iterator[float]:
-    return chain(RECONNECT_WAITS_S, repeat(RECONNECT_WAITS_S[-1]))

@@ -137,10 +137,10 @@ class Follower:
             # Whoever says hello again and again is heard once in a while.
             await asyncio.sleep(RESYNCS_APART_S)
             try:
-                # Not all processes at the same moments.
                 # A process that nobody hears, because its own connection is broken, may write nevertheless: only who
                 # was told that there is no other can take its time.
                 wait_s = RESYNC_ALONE_S if self._feed.announcer is None else RESYNC_S
+                # Not all processes at the same moments.
                 async with asyncio.timeout(wait_s * random.uniform(0.6, 0.9)):  # noqa: S311 - no secret
                     await self._due.wait()
             except TimeoutError:

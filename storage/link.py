@@ -6,9 +6,11 @@ It is a hint that may be lost: the follower's comparison with the table finds wh
 
 import asyncio
 import logging
+import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
+from itertools import chain, repeat
 from typing import Any, Final
 
 import orjson
@@ -101,6 +103,12 @@ class Link(ABC):
                     await asyncio.sleep(wait_s)
         finally:
             self._sending = None
+
+
+def reconnect_waits() -> Iterator[float]:
+    """How long to wait before each new attempt, not the same in all processes."""
+    for wait_s in chain(RECONNECT_WAITS_S, repeat(RECONNECT_WAITS_S[-1])):
+        yield wait_s * random.uniform(0.5, 1)  # noqa: S311 - no secret
 
 
 def packed(announcements: Iterable[tuple[str, int]], bytes_max: int) -> Iterable[str]:

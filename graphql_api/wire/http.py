@@ -78,7 +78,7 @@ class _Joined:
 class HttpProtocol(HttpToolsProtocol):
     """HTTP whose headers, trailers and pipelines have bounds, and whose connections always have something to wait for.
 
-    A request that comes in one piece costs no timer.
+    A request that comes in one piece costs no timer but that of the silence after its answer.
     """
 
     _joined: _Joined

@@ -215,7 +215,7 @@ async def test_what_one_did_while_it_was_cut_off_the_others_find_when_it_comes_b
     database: str, nats: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     never_resync(monkeypatch)
-    monkeypatch.setattr(feed_nats, "RECONNECT_WAITS_S", (1.0,))
+    monkeypatch.setattr("storage.link.RECONNECT_WAITS_S", (1.0,))
     async with processes(database, nats.url) as (one, two):
         await submit(one, Create(task_id="T"))
         async with aclosing(two.watch("T")) as updates:
