@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 
 # Longer than proxies keep an idle connection, so that the proxy is the one that closes it.
 KEEP_ALIVE_S: Final = 75
-# What was sent must be acknowledged by the client's machine within this, or the kernel ends the connection.
+# What was sent must be acknowledged by the client's machine within this, or the kernel ends the connection. Longer than
+# it takes to find a socket whose client does not read, which is told so.
 ACKNOWLEDGED_WITHIN_S: Final = 50
 BACKLOG: Final = 2_048
 # Objects that may have come to live, net, before the collector looks for garbage among them.

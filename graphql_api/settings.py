@@ -106,7 +106,7 @@ class Settings(BaseSettings):
         default=5_000,
         ge=100,
         le=60_000,
-        description="How long a request waits for a connection before it is UNAVAILABLE.",
+        description="How long a request waits for a connection, or a change to be written, before it is UNAVAILABLE.",
     )
     statement_timeout_ms: int = Field(
         default=10_000, ge=100, le=600_000, description="How long one statement may take in the database."

@@ -184,6 +184,7 @@ async def open_storage(
             groups_max=GROUPS_MAX if connections_max > 2 * GROUPS_MAX else 1,
             group_commands_max=group_commands_max,
             waiting_commands_max=waiting_commands_max,
+            wait_s=pool_wait_s,
         )
         reader = Reader(pool)
         follower = Follower(feed, reader)

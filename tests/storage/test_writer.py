@@ -267,6 +267,7 @@ async def test_times_do_not_run_backwards_when_the_clock_does(database: str) -> 
             groups_max=1,
             group_commands_max=10,
             waiting_commands_max=10,
+            wait_s=5.0,
             clock=lambda: next(clock),
         )
         for command in (Create(task_id="T"), note(), note()):
