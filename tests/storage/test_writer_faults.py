@@ -316,3 +316,21 @@ async def test_a_group_that_has_waited_does_not_wait_as_long_again_for_a_connect
                 with pytest.raises(Unavailable):
                     await storage.writer.submit(note())
         assert [task.seq for task in await submit(storage, note())] == [2]
+
+
+async def test_a_writer_that_is_cancelled_answers_those_that_are_held_too(database: str) -> None:
+    async with open_storage(database, upgrade=False) as storage:
+        await submit(storage, Create(task_id="T"))
+        async with row_locked(database):
+            first = asyncio.create_task(storage.writer.submit(note()))
+            await until_blocked(database)
+            held = asyncio.create_task(storage.writer.submit(note()))
+            others = [asyncio.create_task(storage.writer.submit(Create(task_id=f"{n}"))) for n in range(8)]
+            await asyncio.gather(*others)
+            assert storage.writer._held["T"]
+            for task in list(storage.writer._tasks):
+                task.cancel()
+            async with asyncio.timeout(5):
+                for waiting in (first, held):
+                    with pytest.raises(Unavailable):
+                        await waiting
