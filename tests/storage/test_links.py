@@ -148,3 +148,4 @@ async def test_what_waits_to_be_announced_is_announced_before_the_end(
                 # It waits for others to go along.
                 await submit(two, note())
             assert numbers([await following(updates)]) == [3]
+            assert one.follower.repairs == 0
