@@ -37,13 +37,14 @@ def record(action: Action, *, actor: str | None, outcome: str = DONE, task_id: s
     """Write one record. Its fields: action, actor, outcome, task_id, and the facts; None where there is none."""
     if not log.isEnabledFor(logging.INFO):
         return
+    told = {name: str(value) for name, value in facts.items()}
     # Quoted: names and IDs are the callers' own, and may hold line ends.
     about = "" if task_id is None else f" task {task_id!r}"
-    more = "".join(f" {name}={value!r}" for name, value in facts.items())
+    more = "".join(f" {name}={value!r}" for name, value in told.items())
     log.info(
         "%s%s by %s: %s%s",
         *(action, about, "anyone" if actor is None else repr(actor), outcome, more),
-        extra={"action": str(action), "actor": actor, "outcome": outcome, "task_id": task_id, **facts},
+        extra={"action": str(action), "actor": actor, "outcome": outcome, "task_id": task_id, **told},
     )
 
 

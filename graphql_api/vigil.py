@@ -120,9 +120,6 @@ class Vigil:
                 await asyncio.sleep(0)
             if self._unknown:
                 log.warning("%d credentials of open streams could not be checked.", self._unknown)
-        except Exception:
-            # A fault of ours. Were the rounds to end with it, streams would outlive their credentials.
-            log.exception("The credentials of open streams could not be looked at.")
         finally:
             self._round = None
             if self._stays:
@@ -138,6 +135,9 @@ class Vigil:
             self._unknown += 1
         except Refusal as refusal:
             error = refusal
+        except Exception:
+            # A fault of ours ends no stream, and keeps nobody else from being looked at.
+            log.exception("The credential of open streams could not be looked at.")
         stay = self._stays.get(authorization)
         if stay is None:
             return
