@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from typing import Final, Protocol, TypeVar
 
 from storage import Refusal, Unavailable
@@ -22,7 +21,7 @@ log = logging.getLogger(__name__)
 LOOKS_APART_S: Final = 0.5
 # One that could not be looked at, or whose streams were ended, is looked at again after this.
 AGAIN_S: Final = 4.0
-# Credentials that are looked at together, and streams that are ended, before others have a turn.
+# Credentials that are looked at, and streams that are ended, before others have a turn.
 TURN_MAX: Final = 100
 
 
@@ -65,7 +64,7 @@ class Vigil:
         if stay is None:
             stay = self._stays[authorization] = _Stay()
             if self._round is None:
-                self._wake_in(LOOKS_APART_S)
+                self._wake_in(0.0)
         stay.guests.add(guest)
 
     def dismiss(self, authorization: str, guest: Guest) -> None:
@@ -94,9 +93,14 @@ class Vigil:
             self.dismiss(authorization, guest)
 
     def _wake_in(self, wait_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        wait_s = max(wait_s, LOOKS_APART_S)
         if self._timer is not None:
+            if self._timer.when() <= loop.time() + wait_s:
+                # Or those who come one after the other would put it off for ever.
+                return
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(max(wait_s, LOOKS_APART_S), self._begin_round)
+        self._timer = loop.call_later(wait_s, self._begin_round)
 
     def _rest(self) -> None:
         if self._timer is not None:
@@ -114,10 +118,13 @@ class Vigil:
         try:
             now = time.monotonic()
             due = [credential for credential, stay in self._stays.items() if stay.due_at <= now]
-            for some in _turns(due):
-                # Together, so that what the database must say of them is one question.
-                await asyncio.gather(*map(self._look_at, some))
-                await asyncio.sleep(0)
+            # Together, so that what the database must say of them is few questions, and one that takes long to answer
+            # keeps nobody else waiting.
+            async with asyncio.TaskGroup() as looks:
+                for some in _turns(due):
+                    for authorization in some:
+                        looks.create_task(self._look_at(authorization))
+                    await asyncio.sleep(0)
             if self._unknown:
                 log.warning("%d credentials of open streams could not be checked.", self._unknown)
         finally:
@@ -154,7 +161,7 @@ class Vigil:
 
 def _turns(items: list[T]) -> Iterable[list[T]]:
     for start in range(0, len(items), TURN_MAX):
-        yield list(islice(items, start, start + TURN_MAX))
+        yield items[start : start + TURN_MAX]
 
 
 class _Expulsion:

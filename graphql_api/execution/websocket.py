@@ -387,6 +387,8 @@ class Session:
         context = Context(endpoint.storage, viewer)
         if plan.operation_type is OperationType.SUBSCRIPTION:
             operation.stream = await endpoint.plans.open(plan, request.variables, context)
+            # The same for all who are alike, rather than one for each.
+            operation.viewer = operation.stream.rendering.viewer
             # A stream may last for days; what it does not need goes now.
             payload.clear()
             return

@@ -391,3 +391,21 @@ async def test_a_round_that_nobody_needs_any_more_ends(clock: Clock) -> None:
     await make_round(watch)
     assert door.looks["b"] == 1
     watch.dismiss("b", guest)
+
+
+async def test_those_who_come_one_after_the_other_do_not_put_off_the_next_round() -> None:
+    watch = Vigil(Door().look)
+    guest = Guests()
+    watch.admit("a", guest)
+    assert watch._timer is not None
+    due_at = watch._timer.when()
+    await asyncio.sleep(0)
+    watch.admit("b", guest)
+    assert watch._timer.when() == due_at
+    # But one who comes long before the next is looked at soon.
+    await make_round(watch)
+    late = watch._timer.when()
+    watch.admit("c", guest)
+    assert watch._timer.when() < late
+    for credential in "abc":
+        watch.dismiss(credential, guest)
