@@ -198,8 +198,8 @@ class GraphQLOverHTTP:
             raise Refused(406, BadInput(_NEEDS_STREAM if subscription else _NEEDS_JSON))
         answers = self._plans.stream(plan, operation.variables, context)
         async with aclosing(answers):
-            guarded = self._doorkeeper.guard(headers.get("authorization"), answers)
-            await self._stream(_FRAMINGS[accepted.stream_type], guarded, receive, send)
+            with self._doorkeeper.vigil.keeping(headers.get("authorization")) as expelled:
+                await self._stream(_FRAMINGS[accepted.stream_type], answers, expelled, receive, send)
         return None
 
     async def _viewer(self, headers: Headers) -> Viewer:
@@ -244,9 +244,14 @@ class GraphQLOverHTTP:
         return Refused(413, error, {"Connection": "close"})
 
     async def _stream(
-        self, framing: Framing, answers: AsyncGenerator[bytes, None], receive: Receive, send: Send
+        self,
+        framing: Framing,
+        answers: AsyncGenerator[bytes, None],
+        expelled: asyncio.Future[Refusal],
+        receive: Receive,
+        send: Send,
     ) -> None:
-        """Send answers until there are no more, the client is gone, or the server stops."""
+        """Send answers until there are no more, the credential ends, the client is gone, or the server stops."""
         headers = [(b"content-type", framing.content_type), (b"cache-control", b"no-cache, no-transform")]
         # Proxies that gather a response before they pass it on would hold the news back.
         headers.append((b"x-accel-buffering", b"no"))
@@ -255,7 +260,8 @@ class GraphQLOverHTTP:
         stopping = asyncio.create_task(self._stopping.wait(), name="stream: stop")
         try:
             # The outer is closed first: it has a step of the inner under way.
-            async with aclosing(answers), aclosing(_with_heartbeat(framing, answers, {gone, stopping})) as parts:
+            parts = _with_heartbeat(framing, answers, expelled, {gone, stopping})
+            async with aclosing(answers), aclosing(parts):
                 async for part in parts:
                     await send({"type": "http.response.body", "body": part, "more_body": True})
             if not gone.done():
@@ -279,17 +285,22 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def _with_heartbeat(
-    framing: Framing, answers: AsyncGenerator[bytes, None], ends: set[asyncio.Task[Any]]
+    framing: Framing,
+    answers: AsyncGenerator[bytes, None],
+    expelled: asyncio.Future[Refusal],
+    ends: set[asyncio.Task[Any]],
 ) -> AsyncGenerator[bytes, None]:
     yield framing.start
     while True:
         following = asyncio.create_task(_next(answers), name="stream: next")
+        awaited: set[asyncio.Future[Any]] = {following, expelled, *ends}
         try:
             while not following.done():
-                done, _ = await asyncio.wait(
-                    {following, *ends}, timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED
-                )
+                done, _ = await asyncio.wait(awaited, timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
                 if done & ends:
+                    return
+                if expelled in done:
+                    yield framing.frame(encode({"errors": [refusal(expelled.result())]}))
                     return
                 if not done:
                     yield framing.heartbeat
