@@ -36,6 +36,7 @@ class App:
     asgi: ASGIApp
     http: GraphQLOverHTTP
     websocket: GraphQLOverWebSocket
+    plans: Plans
 
 
 def build_app(settings: Settings, storage: Storage, stopping: asyncio.Event) -> App:
@@ -64,7 +65,7 @@ def build_app(settings: Settings, storage: Storage, stopping: asyncio.Event) -> 
         # One of the largest size, and as much again for all others.
         open_bytes_max=2 * settings.body_bytes_max,
     )
-    return App(_routed(settings, storage, http, stopping), http, websocket)
+    return App(_routed(settings, storage, http, stopping), http, websocket, plans)
 
 
 def _routed(settings: Settings, storage: Storage, graphql: ASGIApp, stopping: asyncio.Event) -> ASGIApp:
@@ -102,7 +103,8 @@ def _routed(settings: Settings, storage: Storage, graphql: ASGIApp, stopping: as
         route,
         allow_origins=origins,
         allow_methods=["GET", "POST"],
-        allow_headers=["Authorization", "Content-Type"],
+        allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
+        expose_headers=["X-Request-Id"],
         max_age=600,
     )
 

@@ -63,7 +63,7 @@ def serve_command(
 ) -> None:
     """Serve the API. Everything is set by SPECTRAL_… in the environment; docs/operations.md lists the settings."""
     settings = read_settings({} if workers is None else {"workers": workers})
-    set_up_logs(settings.log_level)
+    set_up_logs(settings.log_level, format=settings.log_format)
     _run(serve(settings))
 
 
@@ -71,7 +71,7 @@ def serve_command(
 def migrate_command() -> None:
     """Bring the database's schema up to date, and exit."""
     settings = read_settings()
-    set_up_logs(settings.log_level)
+    set_up_logs(settings.log_level, format=settings.log_format)
 
     async def upgrade() -> tuple[str | None, str]:
         async with open_database(settings, role="command") as url:
@@ -98,7 +98,7 @@ def create_key(
 ) -> None:
     """Create a key and print it, alone, on stdout. It is shown this once and kept as a hash."""
     settings = read_settings()
-    set_up_logs("warning")
+    set_up_logs("warning", format=settings.log_format)
     typer.echo(_with_storage(settings, lambda storage: storage.keys.create(name, permission)))
 
 
@@ -106,7 +106,7 @@ def create_key(
 def list_keys() -> None:
     """List the keys, the revoked ones too."""
     settings = read_settings()
-    set_up_logs("warning")
+    set_up_logs("warning", format=settings.log_format)
     table = Table("NAME", "PERMISSIONS", "CREATED (UTC)", "REVOKED (UTC)", box=None, pad_edge=False)
     for key in _with_storage(settings, lambda storage: storage.keys.list()):
         permissions = " ".join(permission for permission in Permission if permission in key.permissions)
@@ -119,7 +119,7 @@ def list_keys() -> None:
 def revoke_key(name: Annotated[str, typer.Argument(help="The name of the key.")]) -> None:
     """Make a key open nothing any more. Running servers notice within ten seconds."""
     settings = read_settings()
-    set_up_logs("warning")
+    set_up_logs("warning", format=settings.log_format)
     _with_storage(settings, lambda storage: storage.keys.revoke(name))
 
 

@@ -8,6 +8,7 @@ from strawberry.scalars import JSON
 
 import storage
 from graphql_api.context import Info
+from graphql_api.logs import bind_task
 from graphql_api.queries import TaskId
 from graphql_api.types import EventInput, Task, given
 from storage import (
@@ -35,6 +36,7 @@ Progress = Annotated[int, strawberry.argument(description="How far the work has 
 
 
 async def _change(info: Info, command: Command) -> storage.Task:
+    bind_task(command.task_id)
     task = await info.context.storage.writer.submit(command)
     assert task is not None
     return task
@@ -137,6 +139,7 @@ async def _cancel(
 
 async def _delete(info: Info, task_id: TaskId) -> strawberry.ID:
     info.context.viewer.require(Permission.DELETE)
+    bind_task(task_id)
     await info.context.storage.writer.submit(Delete(task_id=task_id))
     return task_id
 

@@ -83,6 +83,10 @@ class Renderings:
         self._kept: dict[tuple[Rendering, int], tuple[Update, bytes]] = {}
         self._bytes = 0
         self._being_made: dict[tuple[Rendering, int], _Making] = {}
+        self.found = 0
+        """How often the bytes of an update were there already."""
+        self.made = 0
+        """How often they were made."""
 
     def shared(self, executor: Executor, variables: Variables, context: Context) -> Rendering:
         """The rendering of an operation with these variables for this viewer."""
@@ -96,12 +100,16 @@ class Renderings:
     def find(self, rendering: Rendering, event: Any) -> bytes | None:
         """What is kept of an event."""
         kept = self._kept.get((rendering, id(event)))
-        return None if kept is None else kept[1]
+        if kept is None:
+            return None
+        self.found += 1
+        return kept[1]
 
     def keep(self, rendering: Rendering, event: Any, rendered: bytes) -> bytes:
         """Keep what an event became, for a while, if others are sent the very same event: one that was published."""
         if not isinstance(event, Update) or not event.size:
             return rendered
+        self.made += 1
         self._kept[rendering, id(event)] = (event, rendered)
         self._bytes += event.size + len(rendered)
         while len(self._kept) > KEPT_MAX or self._bytes > KEPT_BYTES_MAX:
