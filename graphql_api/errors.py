@@ -74,6 +74,14 @@ def code_of(error: GraphQLError, own_code: str = BadInput.code) -> str:
     return original.code if isinstance(original, Refusal) else INTERNAL
 
 
+def codes(root: type[Refusal] = Refusal) -> set[str]:
+    """Every code that a client can be told."""
+    known = {INTERNAL}
+    for kind in root.__subclasses__():
+        known |= {kind.code, *codes(kind)}
+    return known
+
+
 def _original(error: GraphQLError) -> Exception | None:
     original = error.original_error
     while isinstance(original, GraphQLError):

@@ -70,7 +70,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line; a traceback follows on lines that are indented."""
         at = f"{self.formatTime(record)} {record.levelname:<7} {self._prefix}{record.name}: "
-        fields = "".join(f" {name}={_readable(value)}" for name, value in _fields(record).items())
+        fields = "".join(f" {_escaped(name)}={_readable(value)}" for name, value in _fields(record).items())
         trouble = _trouble(record)
         lines = "".join(f"\n  {_escaped(line)}" for line in trouble.split("\n")) if trouble else ""
         return f"{at}{_escaped(record.getMessage())}{fields}{lines}"

@@ -49,8 +49,12 @@ class Serving:
     app: App
 
     def collect(self) -> Iterator[Metric]:
-        """All that it knows."""
+        """All that is known of it."""
         yield from of_process()
+        yield from self.counted()
+
+    def counted(self) -> Iterator[Metric]:
+        """What it has counted itself."""
         yield from self._operations()
         yield from self._sockets()
         yield from self._writing()
@@ -80,8 +84,9 @@ class Serving:
         refused = CounterMetricFamily(
             "spectral_errors", "Errors that clients were told of, wherever they came from, by code.", labels=("code",)
         )
-        for code, count in errors.told.counts.items():
-            refused.add_metric((code,), count)
+        # All that there are, from the start: what grows from nothing is seen to grow only if it was there as zero.
+        for code in sorted({*errors.codes(), *errors.told.counts}):
+            refused.add_metric((code,), errors.told.counts.get(code, 0))
         yield refused
         yield _gauge("spectral_plans", "Plans that are kept.", plans.kept)
         yield _gauge("spectral_plans_bytes", "What they take in memory, roughly.", plans.kept_bytes)
@@ -255,9 +260,8 @@ def build_app(scrape: Callable[[], Awaitable[Scrape]]) -> ASGIApp:
     return Starlette(routes=[Route(PATH, answer)])
 
 
-def of_parent(answered: Mapping[int, bool], replaced: int) -> Iterator[Metric]:
-    """What the parent of workers knows: which of them answered it in time, and how many were replaced."""
-    yield from of_process()
+def of_workers(answered: Mapping[int, bool], replaced: int) -> Iterator[Metric]:
+    """What a parent knows of its workers: which of them answered it in time, and how many were replaced."""
     yield _counter("spectral_workers_replaced", "Workers that died, and were replaced.", replaced)
     yield _gauge("spectral_workers", "Workers that there should be.", len(answered))
     yield _gauge("spectral_workers_up", "Workers that answered this scrape.", sum(answered.values()))

@@ -10,8 +10,9 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import uvicorn
 import uvloop
@@ -24,6 +25,9 @@ from graphql_api.wire import http, websocket
 from graphql_api.workers import Workers, answering, on_loss_of_parent
 from storage import BadInput, Permission, StartupError, Storage, open_storage
 from storage.embedded import embedded_postgres
+
+if TYPE_CHECKING:
+    from graphql_api.traces import Traces
 
 log = logging.getLogger(__name__)
 
@@ -87,15 +91,23 @@ async def serve(settings: Settings) -> None:
             if settings.workers > 1:
                 await _serve_with_workers(settings, url, listener, scraped, stop)
             else:
-                async with open_configured_storage(settings, url, feed_url=_feed_url(settings, url)) as storage:
-                    await _serve(settings, storage, listener, scraped, stop)
+                async with (
+                    _traces(settings) as traces,
+                    open_configured_storage(settings, url, feed_url=_feed_url(settings, url)) as storage,
+                ):
+                    await _serve(settings, storage, traces, listener, scraped, stop)
     log.info("Stopped")
 
 
 async def _serve(
-    settings: Settings, storage: Storage, listener: socket.socket, scraped: socket.socket | None, stop: "_Stop"
+    settings: Settings,
+    storage: Storage,
+    traces: "Traces | None",
+    listener: socket.socket,
+    scraped: socket.socket | None,
+    stop: "_Stop",
 ) -> None:
-    app = build_app(settings, storage, stop.begun)
+    app = build_app(settings, storage, stop.begun, traces)
     server = Server(_uvicorn_config(settings, app))
     stop.when_asked(server.stop)
     serving = metrics.Serving(storage, app)
@@ -126,7 +138,8 @@ async def _serve_with_workers(
             answers = await workers.ask(SCRAPE_WITHIN_S)
             found = {str(number): metrics.unpacked(line) for number, line in answers.items() if line is not None}
             answered = {number: line is not None for number, line in answers.items()}
-            return metrics.Scrape({metrics.PARENT: metrics.of_parent(answered, workers.replaced), **found})
+            own = chain(metrics.of_process(), metrics.of_workers(answered, workers.replaced))
+            return metrics.Scrape({metrics.PARENT: own, **found})
 
         await stack.enter_async_context(_scraped(scraped, scrape))
         stop.when_asked(lambda: None)
@@ -168,6 +181,22 @@ async def _scraped(
         await serving
 
 
+@asynccontextmanager
+async def _traces(settings: Settings) -> AsyncIterator["Traces | None"]:
+    """What makes traces, if they are on."""
+    if settings.traces == "off":
+        yield None
+        return
+    try:
+        from graphql_api.traces import open_traces
+    except ModuleNotFoundError:
+        raise StartupError(
+            "SPECTRAL_TRACES is on, and OpenTelemetry is not installed: pip install 'spectral-notify[otel]'."
+        ) from None
+    async with open_traces() as traces:
+        yield traces
+
+
 def _work(number: int, line: socket.socket, settings: Settings, url: str, listener: socket.socket) -> None:
     """Be one of several processes."""
     set_up_logs(settings.log_level, format=settings.log_format, worker=number)
@@ -183,8 +212,11 @@ async def _work_until_asked(line: socket.socket, settings: Settings, url: str, l
     with _signals() as stop:
         on_loss_of_parent(stop.ask)
         migrated = settings.model_copy(update={"migrate_on_start": False})
-        async with open_configured_storage(migrated, url, feed_url=_feed_url(settings, url)) as storage:
-            app = build_app(settings, storage, stop.begun)
+        async with (
+            _traces(settings) as traces,
+            open_configured_storage(migrated, url, feed_url=_feed_url(settings, url)) as storage,
+        ):
+            app = build_app(settings, storage, stop.begun, traces)
             server = Server(_uvicorn_config(settings, app))
             stop.when_asked(server.stop)
             serving = metrics.Serving(storage, app)
