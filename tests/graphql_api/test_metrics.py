@@ -14,12 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from graphql_api import errors
 from graphql_api.app import App, build_app
-from graphql_api.execution.gauges import NAMES_MAX, OTHER, UNNAMED
+from graphql_api.execution.gauges import NAMES_MAX, UNNAMED
 from graphql_api.execution.plan import Plans
 from graphql_api.metrics import ALONE, Scrape, Serving, packed, unpacked
 from graphql_api.schema import schema
 from graphql_api.settings import Settings
 from storage import Create, open_storage
+from storage.gauges import OTHER
 from tests.graphql_api.clients import WAIT_S, data
 from tests.graphql_api.test_server import Program, ends_with, program, watching
 from tests.graphql_api.test_workers import children, until
