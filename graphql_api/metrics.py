@@ -104,12 +104,11 @@ class Serving:
             "Compiled operations that graphql-core ran again, because of errors mostly.",
             plans.reruns,
         )
-        rendered = CounterMetricFamily(
-            "spectral_rendered", "Updates that went out, by whether their bytes were there or made.", labels=("bytes",)
+        yield _counter(
+            "spectral_rendered",
+            "Updates of which the bytes were made, once for all subscribers who asked alike.",
+            plans.renderings.made,
         )
-        rendered.add_metric(("shared",), plans.renderings.found)
-        rendered.add_metric(("made",), plans.renderings.made)
-        yield rendered
 
     def _sockets(self) -> Iterator[Metric]:
         gauges = self.app.websocket.gauges

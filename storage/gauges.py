@@ -32,6 +32,13 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += times
         self.sum += value * times
 
+    def observe_all(self, values: Iterable[float]) -> None:
+        """Count some values."""
+        bounds, counts = self.bounds, self.counts
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+            self.sum += value
+
     @property
     def count(self) -> int:
         """How many values were counted."""

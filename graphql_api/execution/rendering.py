@@ -83,10 +83,8 @@ class Renderings:
         self._kept: dict[tuple[Rendering, int], tuple[Update, bytes]] = {}
         self._bytes = 0
         self._being_made: dict[tuple[Rendering, int], _Making] = {}
-        self.found = 0
-        """How often the bytes of an update were there already."""
         self.made = 0
-        """How often they were made."""
+        """How often the bytes of an update were made."""
 
     def shared(self, executor: Executor, variables: Variables, context: Context) -> Rendering:
         """The rendering of an operation with these variables for this viewer."""
@@ -100,10 +98,7 @@ class Renderings:
     def find(self, rendering: Rendering, event: Any) -> bytes | None:
         """What is kept of an event."""
         kept = self._kept.get((rendering, id(event)))
-        if kept is None:
-            return None
-        self.found += 1
-        return kept[1]
+        return None if kept is None else kept[1]
 
     def keep(self, rendering: Rendering, event: Any, rendered: bytes) -> bytes:
         """Keep what an event became, for a while, if others are sent the very same event: one that was published."""
