@@ -117,7 +117,8 @@ class Workers:
                 continue
             self._processes[number] = process
             its.close()
-            with suppress(OSError):
+            # A line that broke, or an answer that is too long: it serves nevertheless, for as long as it lives.
+            with suppress(OSError, ValueError):
                 await self._hear(number, ours, ready)
             await _readable(process.sentinel)
             process.join()
