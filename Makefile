@@ -58,9 +58,9 @@ bench/load: bench/load.c
 
 lock: $(READY) ## Renew the lock files: newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url \
-		--no-emit-find-links --no-header --extra embedded -o requirements.lock pyproject.toml
+		--no-emit-find-links --no-header --extra embedded --extra otel -o requirements.lock pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url \
-		--no-emit-find-links --no-header --extra embedded --group dev -c requirements.lock \
+		--no-emit-find-links --no-header --extra embedded --extra otel --group dev -c requirements.lock \
 		-o requirements-dev.lock pyproject.toml
 
 clean: ## Remove what was made

@@ -7,6 +7,7 @@ A part that is made stands between two comments that name it, and everything aro
 """
 
 import argparse
+import asyncio
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 import graphql_api.errors  # noqa: F401 - the refusals that are listed are those of the modules that are loaded
+from graphql_api.app import build_app
+from graphql_api.metrics import Serving, of_workers
 from graphql_api.settings import PREFIX, Settings
 from storage import (
     AddEvent,
@@ -31,12 +34,21 @@ from storage import (
     Create,
     EventType,
     Fail,
+    Keys,
     Refusal,
     Status,
+    Storage,
     Task,
     UpdateProgress,
 )
+from storage.feed import Feed
+from storage.follower import Follower
 from storage.lifecycle import ENTERED_AT, TRANSITIONS, Move, decide
+from storage.pool import open_pool
+from storage.reader import Reader
+from storage.signing_keys import SigningKeys
+from storage.task_tokens import TaskTokens
+from storage.writer import Writer
 
 DOCS: Final = Path(__file__).parent
 _INSTANT: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -56,6 +68,10 @@ _TYPES: Final[Mapping[Any, str]] = {
     Path: "path",
     HttpUrl: "URL",
 }
+
+
+# What Prometheus calls a metric beside its name.
+_SUFFIXES: Final[Mapping[str, str]] = {"counter": "_total", "info": "_info"}
 
 
 def transitions() -> Iterator[str]:
@@ -131,9 +147,37 @@ def codes() -> Iterator[str]:
     yield from _table(["code", "meaning"], rows)
 
 
+def metrics() -> Iterator[str]:
+    """Every metric of the program's own."""
+    # Nothing is opened: what is not used needs no database.
+    pool = open_pool(
+        "postgresql://nobody@localhost/none",
+        connections_max=10,
+        pool_wait_s=1,
+        statement_timeout_ms=1,
+        lock_timeout_ms=1,
+    )
+    feed, reader = Feed(), Reader(pool)
+    writer = Writer(pool, feed, groups_max=1, group_commands_max=1, waiting_commands_max=1, wait_s=1)
+    keys, signing_keys = Keys(pool), SigningKeys(pool)
+    task_tokens = TaskTokens(signing_keys, keys)
+    storage = Storage(pool, feed, Follower(feed, reader), None, writer, reader, keys, signing_keys, task_tokens)
+    serving = Serving(storage, build_app(Settings(), storage, asyncio.Event()))
+    rows = [
+        [
+            f"`{family.name}{_SUFFIXES.get(family.type, '')}`",
+            family.type,
+            ", ".join(f"`{label}`" for label in vars(family)["_labelnames"]),
+            family.documentation,
+        ]
+        for family in (*serving.counted(), *of_workers({}, 0))
+    ]
+    yield from _table(["metric", "type", "labels", "what it is"], rows)
+
+
 PARTS: Final[Mapping[str, Mapping[str, Callable[[], Iterator[str]]]]] = {
     "lifecycle.md": {"transitions": transitions, "diagram": diagram, "events": events, "times": times},
-    "operations.md": {"settings": settings},
+    "operations.md": {"settings": settings, "metrics": metrics},
     "clients.md": {"codes": codes},
 }
 

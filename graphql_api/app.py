@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
@@ -23,7 +23,11 @@ from graphql_api.execution.websocket import GraphQLOverWebSocket
 from graphql_api.schema import schema
 from graphql_api.settings import Settings
 from graphql_api.tokens import Tokens
+from graphql_api.wire.http import Endpoint
 from storage import Storage
+
+if TYPE_CHECKING:
+    from graphql_api.traces import Traces
 
 PATH: Final = "/graphql"
 CHECK_BELIEVED_S: Final = 1.0
@@ -34,14 +38,15 @@ class App:
     """What is served: all requests as ASGI has them, those to GraphQL without it, and sockets."""
 
     asgi: ASGIApp
-    http: GraphQLOverHTTP
+    http: Endpoint
     websocket: GraphQLOverWebSocket
+    plans: Plans
 
 
-def build_app(settings: Settings, storage: Storage, stopping: asyncio.Event) -> App:
+def build_app(settings: Settings, storage: Storage, stopping: asyncio.Event, traces: "Traces | None" = None) -> App:
     """The application. `stopping` is set when the server begins to stop: streams end, and it is not ready."""
     doorkeeper = Doorkeeper(settings.access, storage.keys, storage.task_tokens, Tokens(settings))
-    plans = Plans(schema, compiled=settings.execution == "compiled")
+    plans = (Plans if traces is None else traces.plans)(schema, compiled=settings.execution == "compiled")
     http = GraphQLOverHTTP(
         storage,
         plans,
@@ -64,7 +69,11 @@ def build_app(settings: Settings, storage: Storage, stopping: asyncio.Event) -> 
         # One of the largest size, and as much again for all others.
         open_bytes_max=2 * settings.body_bytes_max,
     )
-    return App(_routed(settings, storage, http, stopping), http, websocket)
+    if traces is None:
+        return App(_routed(settings, storage, http, stopping), http, websocket, plans)
+    storage.writer.tracer = storage.feed.tracer = traces
+    traced = traces.endpoint(http)
+    return App(_routed(settings, storage, traced, stopping), traced, websocket, plans)
 
 
 def _routed(settings: Settings, storage: Storage, graphql: ASGIApp, stopping: asyncio.Event) -> ASGIApp:
@@ -102,7 +111,8 @@ def _routed(settings: Settings, storage: Storage, graphql: ASGIApp, stopping: as
         route,
         allow_origins=origins,
         allow_methods=["GET", "POST"],
-        allow_headers=["Authorization", "Content-Type"],
+        allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
+        expose_headers=["X-Request-Id"],
         max_age=600,
     )
 

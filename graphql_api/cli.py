@@ -71,7 +71,7 @@ def serve_command(
 ) -> None:
     """Serve the API. Everything is set by SPECTRAL_… in the environment; docs/operations.md lists the settings."""
     settings = read_settings({} if workers is None else {"workers": workers})
-    set_up_logs(settings.log_level)
+    set_up_logs(settings.log_level, format=settings.log_format)
     _run(serve(settings))
 
 
@@ -79,7 +79,7 @@ def serve_command(
 def migrate_command() -> None:
     """Bring the database's schema up to date, and exit."""
     settings = read_settings()
-    set_up_logs(settings.log_level)
+    set_up_logs(settings.log_level, format=settings.log_format)
 
     async def upgrade() -> tuple[str | None, str]:
         async with open_database(settings, role="command") as url:
@@ -167,7 +167,7 @@ def _print(table: Table) -> None:
 def _with_storage(use: Callable[[Storage], Awaitable[T]]) -> T:
     """Use the storage for a command, whose log is what went wrong and what was done."""
     settings = read_settings()
-    set_up_logs("warning")
+    set_up_logs("warning", format=settings.log_format)
     audit.log.setLevel(logging.INFO)
 
     async def run() -> T:

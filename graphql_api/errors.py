@@ -7,13 +7,19 @@ the log gets the ID and the traceback.
 import logging
 import secrets
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from graphql import GraphQLError, GraphQLSyntaxError
 
 from storage import BadInput, Refusal
+from storage.gauges import Tally
 
 log = logging.getLogger(__name__)
+
+# How often clients were told each code. The codes are those of classes; the bound is for whoever adds others.
+told: Final = Tally(words_max=64)
+# Of a fault of ours.
+INTERNAL: Final = "INTERNAL_SERVER_ERROR"
 
 
 class Unauthenticated(Refusal):
@@ -40,31 +46,53 @@ class ValidationFailed(Refusal):
     code = "GRAPHQL_VALIDATION_FAILED"
 
 
-def present(error: GraphQLError) -> dict[str, Any]:
-    """A GraphQL error as the client sees it."""
+def present(error: GraphQLError, own_code: str = BadInput.code) -> dict[str, Any]:
+    """A GraphQL error as the client sees it; `own_code` is for GraphQL's own words, where nothing of ours failed."""
     shown: dict[str, Any] = {"message": _sendable(error.message)}
     if error.locations:
         shown["locations"] = [{"line": place.line, "column": place.column} for place in error.locations]
     if error.path is not None:
         shown["path"] = error.path
+    original = _original(error)
+    if isinstance(original, Refusal):
+        shown["extensions"] = {"code": original.code, **original.extensions}
+    elif original is None:
+        shown["extensions"] = {"code": code_of(error, own_code)}
+    else:
+        shown.update(_mask(original, error.path))
+    told.bump(shown["extensions"]["code"])
+    return shown
+
+
+def code_of(error: GraphQLError, own_code: str = BadInput.code) -> str:
+    """The code that the client is told."""
+    if isinstance(error, GraphQLSyntaxError):
+        return ParseFailed.code
+    original = _original(error)
+    if original is None:
+        return own_code
+    return original.code if isinstance(original, Refusal) else INTERNAL
+
+
+def codes(root: type[Refusal] = Refusal) -> set[str]:
+    """Every code that a client can be told."""
+    known = {INTERNAL}
+    for kind in root.__subclasses__():
+        known |= {kind.code, *codes(kind)}
+    return known
+
+
+def _original(error: GraphQLError) -> Exception | None:
     original = error.original_error
     while isinstance(original, GraphQLError):
         # GraphQL's own error about a value, inside its error about the variable that holds it.
         original = original.original_error
-    if isinstance(error, GraphQLSyntaxError):
-        shown["extensions"] = {"code": ParseFailed.code}
-    elif isinstance(original, Refusal):
-        shown["extensions"] = {"code": original.code, **original.extensions}
-    elif original is None:
-        # GraphQL's own words about an argument or a variable; nothing of ours failed.
-        shown["extensions"] = {"code": BadInput.code}
-    else:
-        shown.update(_mask(original, error.path))
-    return shown
+    return original
 
 
 def refusal(error: Exception) -> dict[str, Any]:
     """An error that has no place in a document, as the client sees it."""
+    told.bump(error.code if isinstance(error, Refusal) else INTERNAL)
     if isinstance(error, Refusal):
         return {"message": _sendable(str(error)), "extensions": {"code": error.code, **error.extensions}}
     return _mask(error, None)
@@ -81,5 +109,5 @@ def _mask(error: Exception, path: Sequence[str | int] | None) -> dict[str, Any]:
     log.error("Internal server error %s%s", error_id, f" at {place}" if place else "", exc_info=error)
     return {
         "message": f"Internal server error ({error_id})",
-        "extensions": {"code": "INTERNAL_SERVER_ERROR", "id": error_id},
+        "extensions": {"code": INTERNAL, "id": error_id},
     }

@@ -9,6 +9,7 @@ from strawberry.scalars import JSON
 import storage
 from graphql_api.audit import Action, recorded
 from graphql_api.context import Info
+from graphql_api.logs import bind_task
 from graphql_api.queries import TaskId
 from graphql_api.types import EventInput, IssuedTaskToken, Task, given
 from storage import (
@@ -39,6 +40,7 @@ Progress = Annotated[int, strawberry.argument(description="How far the work has 
 
 
 async def _change(info: Info, command: Command) -> storage.Task:
+    bind_task(command.task_id)
     task = await info.context.storage.writer.submit(command)
     assert task is not None
     return task
@@ -160,6 +162,7 @@ async def _cancel(
 
 async def _delete(info: Info, task_id: TaskId) -> strawberry.ID:
     viewer = info.context.viewer
+    bind_task(task_id)
     with recorded(Action.TASK_DELETE, viewer, task_id=task_id):
         viewer.require(Permission.DELETE)
         await info.context.storage.writer.submit(Delete(task_id=task_id))

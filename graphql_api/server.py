@@ -7,25 +7,28 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from importlib.metadata import version
-from multiprocessing.connection import Connection
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import uvicorn
 import uvloop
 
-from graphql_api import audit
+from graphql_api import audit, metrics
 from graphql_api.app import PATH, App, build_app
 from graphql_api.audit import Action
 from graphql_api.logs import set_up_logs
 from graphql_api.settings import Settings
 from graphql_api.wire import http, websocket
-from graphql_api.workers import Workers, on_loss_of_parent
+from graphql_api.workers import Workers, answering, on_loss_of_parent
 from storage import BadInput, Permission, StartupError, Storage, open_storage
 from storage.embedded import embedded_postgres
+
+if TYPE_CHECKING:
+    from graphql_api.traces import Traces
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +42,10 @@ BACKLOG: Final = 2_048
 GARBAGE_OBJECTS_MAX: Final = 20_000
 # From the signal to the end of the process, whatever does not answer.
 EXIT_WITHIN_S: Final = 9.5
+# How long a scrape of the metrics waits for workers; who is later is left out, and counted as not there.
+SCRAPE_WITHIN_S: Final = 1.0
+# Connections to the metrics at a time; who comes beyond is told to come back.
+SCRAPERS_MAX: Final = 16
 
 
 @asynccontextmanager
@@ -78,27 +85,53 @@ async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; what was accepted by then is finished."""
     if settings.workers > 1 and settings.feed_url is not None and settings.feed_url.get_secret_value() == "alone":
         raise StartupError("SPECTRAL_FEED_URL is alone, and there are several workers: they would not hear each other.")
-    with _listening(settings.host, settings.port) as listener, _signals() as stop:
+    with ExitStack() as stack:
+        listener = stack.enter_context(_listening(settings.host, settings.port))
+        scraped = (
+            None
+            if settings.metrics_port is None
+            else stack.enter_context(_listening(settings.metrics_host, settings.metrics_port, "METRICS_"))
+        )
+        stop = stack.enter_context(_signals())
         async with open_database(settings, role="server") as url:
             if settings.workers > 1:
-                await _serve_with_workers(settings, url, listener, stop)
+                await _serve_with_workers(settings, url, listener, scraped, stop)
             else:
-                async with open_configured_storage(settings, url, feed_url=_feed_url(settings, url)) as storage:
-                    await _serve(settings, storage, listener, stop)
+                async with (
+                    _traces(settings) as traces,
+                    open_configured_storage(settings, url, feed_url=_feed_url(settings, url)) as storage,
+                ):
+                    await _serve(settings, storage, traces, listener, scraped, stop)
     log.info("Stopped")
 
 
-async def _serve(settings: Settings, storage: Storage, listener: socket.socket, stop: "_Stop") -> None:
-    server = Server(_uvicorn_config(settings, build_app(settings, storage, stop.begun)))
+async def _serve(
+    settings: Settings,
+    storage: Storage,
+    traces: "Traces | None",
+    listener: socket.socket,
+    scraped: socket.socket | None,
+    stop: "_Stop",
+) -> None:
+    app = build_app(settings, storage, stop.begun, traces)
+    server = Server(_uvicorn_config(settings, app))
     stop.when_asked(server.stop)
+    serving = metrics.Serving(storage, app)
+
+    async def scrape() -> metrics.Scrape:
+        return metrics.Scrape({metrics.ALONE: serving.collect()})
+
     # From here on connections wait for us rather than being refused; who reads the welcome may connect.
     listener.listen(BACKLOG)
     await _welcome(settings, storage, listener)
     _settle_memory()
-    await server.serve(sockets=[listener])
+    async with _scraped(scraped, scrape):
+        await server.serve(sockets=[listener])
 
 
-async def _serve_with_workers(settings: Settings, url: str, listener: socket.socket, stop: "_Stop") -> None:
+async def _serve_with_workers(
+    settings: Settings, url: str, listener: socket.socket, scraped: socket.socket | None, stop: "_Stop"
+) -> None:
     workers = Workers(_work, settings, url, listener, count=settings.workers, end_within_s=EXIT_WITHIN_S - 1)
     # They come to a database that is ready, and the first key is made once.
     listener.listen(BACKLOG)
@@ -106,34 +139,96 @@ async def _serve_with_workers(settings: Settings, url: str, listener: socket.soc
         async with open_configured_storage(settings, url) as storage:
             await stack.enter_async_context(workers.running())
             await _welcome(settings, storage, listener)
+
+        async def scrape() -> metrics.Scrape:
+            answers = await workers.ask(SCRAPE_WITHIN_S)
+            found = {str(number): metrics.unpacked(line) for number, line in answers.items() if line is not None}
+            answered = {number: line is not None for number, line in answers.items()}
+            own = chain(metrics.of_process(), metrics.of_workers(answered, workers.replaced))
+            return metrics.Scrape({metrics.PARENT: own, **found})
+
+        await stack.enter_async_context(_scraped(scraped, scrape))
         stop.when_asked(lambda: None)
         await stop.begun.wait()
         # Or the kernel would take connections that nobody serves any more.
         listener.close()
 
 
-def _work(says: Connection, settings: Settings, url: str, listener: socket.socket) -> None:
+@asynccontextmanager
+async def _scraped(
+    listener: socket.socket | None, scrape: Callable[[], Awaitable[metrics.Scrape]]
+) -> AsyncIterator[None]:
+    """Serve the metrics while the block lasts, if they are to be served."""
+    if listener is None:
+        yield
+        return
+    server = Server(
+        uvicorn.Config(
+            metrics.build_app(scrape),
+            http="httptools",
+            ws="none",
+            interface="asgi3",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=SCRAPERS_MAX,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=1,
+        )
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="metrics")
+    log.info("The metrics are at %s", _url(listener, metrics.PATH))
+    try:
+        yield
+    finally:
+        server.stop()
+        await serving
+
+
+@asynccontextmanager
+async def _traces(settings: Settings) -> AsyncIterator["Traces | None"]:
+    """What makes traces, if they are on."""
+    if settings.traces == "off":
+        yield None
+        return
+    try:
+        from graphql_api.traces import open_traces
+    except ModuleNotFoundError:
+        raise StartupError(
+            "SPECTRAL_TRACES is on, and OpenTelemetry is not installed: pip install 'spectral-notify[otel]'."
+        ) from None
+    async with open_traces() as traces:
+        yield traces
+
+
+def _work(number: int, line: socket.socket, settings: Settings, url: str, listener: socket.socket) -> None:
     """Be one of several processes."""
-    set_up_logs(settings.log_level, f"[{os.getpid()}] ")
+    set_up_logs(settings.log_level, format=settings.log_format, worker=number)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            runner.run(_work_until_asked(says, settings, url, listener))
+            runner.run(_work_until_asked(line, settings, url, listener))
         except StartupError as error:
             log.error("%s", error)
             sys.exit(1)
 
 
-async def _work_until_asked(says: Connection, settings: Settings, url: str, listener: socket.socket) -> None:
+async def _work_until_asked(line: socket.socket, settings: Settings, url: str, listener: socket.socket) -> None:
     with _signals() as stop:
         on_loss_of_parent(stop.ask)
         migrated = settings.model_copy(update={"migrate_on_start": False})
-        async with open_configured_storage(migrated, url, feed_url=_feed_url(settings, url)) as storage:
-            server = Server(_uvicorn_config(settings, build_app(settings, storage, stop.begun)))
+        async with (
+            _traces(settings) as traces,
+            open_configured_storage(migrated, url, feed_url=_feed_url(settings, url)) as storage,
+        ):
+            app = build_app(settings, storage, stop.begun, traces)
+            server = Server(_uvicorn_config(settings, app))
             stop.when_asked(server.stop)
+            serving = metrics.Serving(storage, app)
             _settle_memory()
-            says.send_bytes(b"ready")
-            says.close()
-            await server.serve(sockets=[listener])
+            async with answering(line, lambda: metrics.packed(serving.collect())):
+                await server.serve(sockets=[listener])
 
 
 def _feed_url(settings: Settings, url: str) -> str | None:
@@ -240,14 +335,19 @@ def _signals() -> Iterator[_Stop]:
 
 
 @contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket bound before anything else is started: a port that is taken is the commonest mistake."""
+def _listening(host: str, port: int, which: str = "") -> Iterator[socket.socket]:
+    """A socket bound before anything else is started: a port that is taken is the commonest mistake.
+
+    The settings that name it begin with SPECTRAL_ and, when there are several, with which it is.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except OSError as error:
-        raise StartupError(f"SPECTRAL_HOST {host!r} is not an address of this machine: {error.strerror}.") from None
+        raise StartupError(
+            f"SPECTRAL_{which}HOST {host!r} is not an address of this machine: {error.strerror}."
+        ) from None
     with socket.socket(family, kind, protocol) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -258,7 +358,7 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         except OSError as error:
             raise StartupError(
                 f"Port {port} on {host} cannot be taken: {error.strerror}. "
-                "Stop the program that has it, or set SPECTRAL_PORT to another."
+                f"Stop the program that has it, or set SPECTRAL_{which}PORT to another."
             ) from None
         listener.setblocking(False)
         yield listener
@@ -266,13 +366,17 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
 
 async def _welcome(settings: Settings, storage: Storage, listener: socket.socket) -> None:
     """Say where the server is and, on the first start of an embedded database, the key to it."""
-    host, port = listener.getsockname()[:2]
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}{PATH}"
+    url = _url(listener, PATH)
     key_file = settings.data_dir / "admin.key"
     key = await _first_key(storage, key_file) if settings.database_url is None else None
     log.info("spectral-notify %s serves %s with access %s", version("spectral-notify"), url, settings.access)
     if key is not None:
         _show_key(url, key, key_file)
+
+
+def _url(listener: socket.socket, path: str) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"
 
 
 async def _first_key(storage: Storage, path: Path) -> str | None:

@@ -179,6 +179,25 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least level that is logged."
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="How lines are written: `text` for people, `json` for programs, an object each."
+    )
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="The port of `/metrics`, for Prometheus; 0 takes a free one, and without it there is none.",
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1",
+        description="The address of `/metrics`. Who reaches it may read it, without a credential: `0.0.0.0` is for "
+        "containers whose port nobody else reaches.",
+    )
+    traces: Literal["on", "off"] = Field(
+        default="off",
+        description="Whether traces are sent by OpenTelemetry, as its own variables say "
+        "(`OTEL_EXPORTER_OTLP_ENDPOINT` and so on); needs the extra `otel`.",
+    )
 
 
 def read_settings(given: Mapping[str, Any] = MappingProxyType({})) -> Settings:

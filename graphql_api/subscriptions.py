@@ -7,6 +7,7 @@ from strawberry import UNSET
 
 import storage
 from graphql_api.context import Info
+from graphql_api.logs import bind_task
 from graphql_api.queries import TaskId
 from graphql_api.types import TaskUpdate, given
 from storage import Permission
@@ -25,6 +26,7 @@ def _task_updates(
 ) -> storage.Watch:
     """Watch a task."""
     info.context.viewer.require(Permission.READ, task_id)
+    bind_task(task_id)
     return info.context.storage.watch(task_id, given(after_seq))
 
 

@@ -5,6 +5,7 @@ The query runs in a task of its own, so a caller who goes away disturbs neither 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from contextvars import Context
 from typing import Final, Generic, TypeVar
 
 from storage.errors import Unavailable
@@ -83,7 +84,7 @@ class Batches(Generic[K, V]):
             return
         if self._apart_s:
             self._begun_at = asyncio.get_running_loop().time()
-        task = asyncio.create_task(self._answer(batch))
+        task = asyncio.create_task(self._answer(batch), context=Context())
         self._under_way.add(task)
         task.add_done_callback(self._ended)
         if self._waiting:

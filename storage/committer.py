@@ -6,15 +6,18 @@ a group cannot do because of one of its commands, each command tries alone.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from itertools import islice
+from typing import Any, Final
 
 from storage.commands import Command
 from storage.database import is_connection_failure, is_dead_connection, is_passing, is_undone, sqlstate
 from storage.errors import NotConnected, OutcomeUnknown, Unavailable
 from storage.feed import Feed
+from storage.gauges import WriterGauges
 from storage.group import Decided, Outcome, decide_from_memory, write, write_decided
 from storage.pool import NOT_IN_TIME, Connection, Pool
 from storage.remembered import Remembered
@@ -28,6 +31,8 @@ ALONE_LOCK_TIMEOUT_MS: Final = 10
 LOOK_AFTER_S: Final = (0, 2, 15)
 # However long a group has waited, it has so much time for a connection.
 CONNECT_WITHIN_MIN_S: Final = 1.0
+# Tasks that a line about a group names.
+LOGGED_TASKS_MAX: Final = 10
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 
 
@@ -37,29 +42,42 @@ class Entry:
 
     command: Command
     size: int
-    # By the loop's clock, until when a connection is waited for.
-    due: float
     future: asyncio.Future[Task | None]
+    # By `time.monotonic`.
+    came_at: float
+    # What a tracer knows of it.
+    trace: Any = None
 
 
 class Committer:
     """Works off one group at a time."""
 
-    def __init__(self, pool: Pool, feed: Feed, remembered: Remembered, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        feed: Feed,
+        remembered: Remembered,
+        clock: Callable[[], datetime],
+        gauges: WriterGauges,
+        *,
+        wait_s: float,
+    ) -> None:
         self._pool = pool
         self._feed = feed
         # Shared with the other committers of the process, which have other tasks at any time.
         self._remembered = remembered
         self._clock = clock
+        self._gauges = gauges
         self._connection: Connection | None = None
-        # Until when the group under way waits for one.
+        self._wait_s = wait_s
+        # Until when the group under way waits for one, by `time.monotonic`.
         self._due = 0.0
 
     async def work_off(self, group: list[Entry]) -> None:
         """Do what the commands of a group ask, and answer each; the tasks must be in no other group meanwhile."""
         error: Exception | None = None
         seen: Mapping[str, Task] = {}
-        self._due = max(group[0].due, asyncio.get_running_loop().time() + CONNECT_WITHIN_MIN_S)
+        self._due = max(group[0].came_at + self._wait_s, time.monotonic() + CONNECT_WITHIN_MIN_S)
         now = self._clock()
         decided = decide_from_memory([entry.command for entry in group], now, self._remembered)
         if decided.seen:
@@ -78,10 +96,13 @@ class Committer:
             if not group:
                 return
         if len(group) == 1 or isinstance(error, NotConnected) or is_connection_failure(error):
-            self._answer_alike(group, _told(error, group))
+            self._answer_alike(group, self._told(error, group))
             return
         # The database refused the group, and one command may be to blame: each has one try alone.
-        log.warning("A group of %d commands was refused; trying each alone.", len(group), exc_info=error)
+        self._gauges.taken_apart += 1
+        log.warning(
+            "A group of %d commands was refused; trying each alone.", len(group), exc_info=error, extra=_tasks(group)
+        )
         lock_timeout_ms = ALONE_LOCK_TIMEOUT_MS if sqlstate(error) == _LOCK_NOT_AVAILABLE else None
         stuck: set[str] = set()
         for entry in group:
@@ -95,11 +116,17 @@ class Committer:
             elif error is not None:
                 if sqlstate(error) == _LOCK_NOT_AVAILABLE:
                     stuck.add(entry.command.task_id)
-                answer(entry, _told(error, [entry]))
+                answer(entry, self._told(error, [entry]))
 
     def leave_unknown(self, group: Sequence[Entry], error: OutcomeUnknown) -> None:
         """Tell callers that nobody knows, and have subscribers read the log: the change may be there unpublished."""
-        log.error("Whether a group of %d commands was committed is not known.", len(group), exc_info=error)
+        self._gauges.unknown += 1
+        log.error(
+            "Whether a group of %d commands was committed is not known.",
+            len(group),
+            exc_info=error,
+            extra=_tasks(group),
+        )
         self._answer_alike(group, error)
         task_ids = {entry.command.task_id for entry in group}
         for task_id in task_ids:
@@ -119,6 +146,7 @@ class Committer:
             connection = await self._connected()
         except NotConnected as error:
             return group, {}, error
+        began = time.monotonic()
         try:
             written = await write_decided(connection, decided)
         except Exception as error:  # noqa: BLE001 - whatever it is, the callers must hear of it and the loop go on
@@ -134,6 +162,7 @@ class Committer:
             self.leave_unknown([entry for entry in group if entry.command.task_id in decided.seen], _unknown(error))
             self._answer_alike([entry for entry in group if entry.command.task_id not in decided.seen], _later(error))
             return [], {}, None
+        self._gauges.remembered_s.observe(time.monotonic() - began)
         for task_id in decided.seen.keys() - written:
             self._remembered.forget(task_id)
         outcomes = decided.outcomes(written)
@@ -146,7 +175,7 @@ class Committer:
         if self._connection is not None and not self._connection.sound:
             self.disconnect()
         if self._connection is None:
-            left_s = max(0.0, self._due - asyncio.get_running_loop().time())
+            left_s = max(0.0, self._due - time.monotonic())
             self._connection = await self._pool.acquire(connect_within_s=left_s)
         return self._connection
 
@@ -196,6 +225,7 @@ class Committer:
         self, group: Sequence[Entry], now: datetime, lock_timeout_ms: int | None, seen: Mapping[str, Task]
     ) -> tuple[Sequence[Outcome], Sequence[Update]]:
         connection = await self._connected()
+        began = time.monotonic()
         try:
             await connection.begin(lock_timeout_ms)
             done = await write(connection, [entry.command for entry in group], now, seen)
@@ -208,7 +238,25 @@ class Committer:
             if isinstance(error, OutcomeUnknown) or not await _rolled_back(connection):
                 self.disconnect()
             raise
+        self._gauges.locked_s.observe(time.monotonic() - began)
         return done
+
+    def _told(self, error: Exception, group: Sequence[Entry]) -> Exception:
+        """What the callers of a failed group hear."""
+        if isinstance(error, NotConnected):
+            self._gauges.unavailable += 1
+            log.error(
+                "No connection to the database could be had for %d commands.",
+                len(group),
+                exc_info=error,
+                extra=_tasks(group),
+            )
+            return error
+        if is_passing(error):
+            self._gauges.unavailable += 1
+            log.warning("A group of %d commands could not be written.", len(group), exc_info=error, extra=_tasks(group))
+            return _later(error)
+        return error
 
     def disconnect(self) -> None:
         """Give the connection back; the pool ends it when it is of no more use."""
@@ -244,15 +292,9 @@ def answer(entry: Entry, outcome: Task | Exception | None) -> None:
         entry.future.set_result(outcome)
 
 
-def _told(error: Exception, group: Sequence[Entry]) -> Exception:
-    """What the callers of a failed group hear."""
-    if isinstance(error, NotConnected):
-        log.error("No connection to the database could be had for %d commands.", len(group), exc_info=error)
-        return error
-    if is_passing(error):
-        log.warning("A group of %d commands could not be written.", len(group), exc_info=error)
-        return _later(error)
-    return error
+def _tasks(group: Sequence[Entry]) -> dict[str, Any]:
+    """What a line about a group says of whom it concerns."""
+    return {"task_ids": list(islice(dict.fromkeys(entry.command.task_id for entry in group), LOGGED_TASKS_MAX))}
 
 
 def _later(error: Exception) -> Unavailable:

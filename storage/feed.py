@@ -9,12 +9,15 @@ costs no task and no turn of the loop; one that cannot take an update at once sa
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Protocol, Self
 
+from storage.gauges import FeedGauges
 from storage.task import Task, Update, UpdateType, size_of_events, update_of
+from storage.tracer import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -108,10 +111,10 @@ class Subscriber:
         self._events = self._bytes = 0
         return taken
 
-    def put(self, update: Update) -> None:
-        """Have the listener take an update, or buffer it, or drop all when there is no more room."""
+    def put(self, update: Update) -> bool:
+        """Have the listener take an update (True), or buffer it, or drop all when there is no more room."""
         if self._listener is not None and self._heard(self._listener, update):
-            return
+            return True
         if not self._overrun:
             if self._updates is None:
                 self._updates = []
@@ -120,12 +123,14 @@ class Subscriber:
                 or self._events >= BUFFERED_EVENTS_MAX
                 or (self._updates and self._bytes + update.size > BUFFERED_BYTES_MAX)
             ):
+                self._feed.gauges.overruns += 1
                 self.look()
-                return
+                return False
             self._updates.append(update)
             self._events += len(update.events)
             self._bytes += update.size
         self._wake()
+        return False
 
     def look(self) -> None:
         """Say that there may be something in the log which nobody published here."""
@@ -191,6 +196,9 @@ class Feed:
 
     def __init__(self) -> None:
         self._topics: dict[str, Topic] = {}
+        self.gauges = FeedGauges()
+        # Who is told of each update that goes out, if anybody is.
+        self.tracer: Tracer | None = None
         # With other processes, both are set: by them one hears, and is heard.
         self.announcer: Announcer | None = None
         self.behind: Callable[[str, int], None] = self._look_one
@@ -234,10 +242,10 @@ class Feed:
         if self.announcer is not None:
             for update in updates:
                 self.announcer.announce(update.task.task_id, 0 if update.type is UpdateType.DELETE else update.task.seq)
-        await self.tell(updates)
+        await self.tell(updates, committed_at=time.monotonic())
 
-    async def tell(self, updates: Iterable[Update]) -> None:
-        """Tell the subscribers here, and nobody else."""
+    async def tell(self, updates: Iterable[Update], committed_at: float | None = None) -> None:
+        """Tell the subscribers here, and nobody else; `committed_at` is when by `time.monotonic`, if that is known."""
         clock = asyncio.get_running_loop().time
         turn_ends_at = clock() + TURN_S
         for update in updates:
@@ -245,12 +253,20 @@ class Feed:
             fresh = None if topic is None else self._next(topic, update)
             if topic is None or fresh is None:
                 continue
+            told = None if self.tracer is None else self.tracer.delivery(fresh, len(topic.subscribers))
+            heard = 0
             # A copy: whoever hears of an end leaves.
             for subscriber in tuple(topic.subscribers):
-                subscriber.put(fresh)
+                heard += subscriber.put(fresh)
                 if clock() > turn_ends_at:
                     await asyncio.sleep(0)
                     turn_ends_at = clock() + TURN_S
+            if told is not None:
+                told()
+            if heard and committed_at is not None:
+                self.gauges.direct_s.observe(time.monotonic() - committed_at, heard)
+            elif heard:
+                self.gauges.followed_s.observe(age_s(fresh), heard)
 
     def look(self, task_ids: Iterable[str]) -> None:
         """Say that the log of these tasks may hold something that was not published."""
@@ -279,9 +295,17 @@ class Feed:
             if events[-1].seq <= topic.seq:
                 return None
             if events[0].seq > topic.seq + 1:
+                self.gauges.holes += 1
                 self.behind(update.task.task_id, events[-1].seq)
                 return None
             if events[0].seq <= topic.seq:
                 events = tuple(event for event in events if event.seq > topic.seq)
         topic.reach(update.task, events[-1].seq)
         return update if events is update.events else update_of(update.task, events, size_of_events(events))
+
+
+def age_s(update: Update) -> float:
+    """How long ago the first event of an update was, by this machine's clock; a deletion has none."""
+    if not update.events:
+        return 0.0
+    return max(0.0, (datetime.now(UTC) - update.events[0].timestamp).total_seconds())

@@ -11,6 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextvars import Context
 from itertools import islice
 from typing import Final
 
@@ -79,7 +80,7 @@ class Follower:
         if task_id in self._reads:
             self._again[task_id] = max(seq, self._again.get(task_id, 0))
             return
-        self._reads[task_id] = asyncio.create_task(self._follow_to_end(task_id, seq), name="follow")
+        self._reads[task_id] = asyncio.create_task(self._follow_to_end(task_id, seq), name="follow", context=Context())
 
     def resync(self) -> None:
         """Compare now: announcements may have been lost."""
@@ -89,7 +90,7 @@ class Follower:
         """Compare these tasks now, and no others: announcements of them may have been lost."""
         self._doubtful.update(task_ids)
         if self._comparing is None and self._doubtful:
-            self._comparing = asyncio.create_task(self._compare_doubtful(), name="compare")
+            self._comparing = asyncio.create_task(self._compare_doubtful(), name="compare", context=Context())
 
     async def _follow_to_end(self, task_id: str, seq: int) -> None:
         try:

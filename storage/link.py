@@ -9,6 +9,7 @@ import logging
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from contextvars import Context
 from enum import StrEnum
 from itertools import chain, repeat
 from typing import Any, Final
@@ -57,7 +58,7 @@ class Link(ABC):
         # Gone and born again meanwhile: to the others it is gone first.
         self._waiting[task_id] = seq if self._waiting.get(task_id, 1) else 0
         if self._sending is None:
-            self._sending = asyncio.create_task(self._send_all(), name="announce")
+            self._sending = asyncio.create_task(self._send_all(), name="announce", context=Context())
 
     def watch(self, task_id: str) -> None:  # noqa: B027 - where all hear of everything, there is nothing to do
         """Hear of a task from now on."""

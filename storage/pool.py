@@ -6,6 +6,7 @@ alone. A pool of our own, because the driver's takes as long to lend a connectio
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, TypeVar
@@ -17,6 +18,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from storage.database import Connector, driver_arguments, is_dead_connection, is_passing, is_unsendable
 from storage.errors import NotConnected, Unavailable
+from storage.gauges import PoolGauges
 
 T = TypeVar("T")
 
@@ -190,19 +192,30 @@ class Pool:
         self._idle: list[Connection] = []
         # All that are open, whoever has them.
         self._connections: set[Connection] = set()
+        self._connections_max = connections_max
+        self.gauges = PoolGauges()
         self._ending: set[asyncio.Task[None]] = set()
 
     def __contains__(self, connection: Connection) -> bool:
         return connection in self._connections
 
+    @property
+    def connections(self) -> tuple[int, int, int]:
+        """How many connections are open, how many of them somebody has, and how many there may be."""
+        return len(self._connections), len(self._connections) - len(self._idle), self._connections_max
+
     async def acquire(self, *, connect_within_s: float | None = None) -> Connection:
         """A connection of one's own until it is released, or NotConnected."""
         if self._places.locked():
+            began = time.monotonic()
             try:
                 async with asyncio.timeout(self._wait_s):
                     await self._places.acquire()
             except TimeoutError as error:
+                self.gauges.failed += 1
                 raise NotConnected(NOT_IN_TIME) from error
+            finally:
+                self.gauges.wait_s.observe(time.monotonic() - began)
         else:
             await self._places.acquire()
         while self._idle:
@@ -216,9 +229,11 @@ class Pool:
         except BaseException as error:
             self._places.release()
             if isinstance(error, Exception):
+                self.gauges.failed += 1
                 raise NotConnected(NOT_IN_TIME) from error
             raise
         self._connections.add(connection)
+        self.gauges.made += 1
         return connection
 
     def release(self, connection: Connection) -> None:

@@ -14,7 +14,7 @@ from itertools import chain, repeat
 from typing import Final
 
 from storage.errors import BadInput, TaskNotFound, Unavailable
-from storage.feed import Feed, Listener, Subscriber
+from storage.feed import Feed, Listener, Subscriber, age_s
 from storage.reader import LogPage, Reader
 from storage.task import Event, Task, Update, UpdateType, update_of
 
@@ -31,6 +31,7 @@ class Watch:
         "_behind",
         "_ended",
         "_feed",
+        "_given",
         "_listener",
         "_reader",
         "_replaying",
@@ -53,6 +54,8 @@ class Watch:
         # Taken from the feed and not looked at yet.
         self._taken: list[Update] = []
         self._listener: Listener | None = None
+        # What was given out last, if it was news: whoever asks for more has delivered it.
+        self._given: Update | None = None
         # Whether a snapshot was given out.
         self._begun = False
         # Whether what is read from the log is still the snapshot.
@@ -77,6 +80,9 @@ class Watch:
 
     async def fetch(self) -> Update | None:
         """The next update, from the log where need be; None when there is none yet, or the watch has ended."""
+        if self._given is not None:
+            self._feed.gauges.buffered_s.observe(age_s(self._given))
+            self._given = None
         update = None
         try:
             while update is None and not self._ended and not self.caught_up:
@@ -84,6 +90,8 @@ class Watch:
         except BaseException:
             self.close()
             raise
+        if update is not None and update.type is not UpdateType.SNAPSHOT:
+            self._given = update
         return update
 
     @property
@@ -236,6 +244,7 @@ class Watch:
 
     async def _read_log(self) -> LogPage | None:
         """A page of the log; a database that is away ends no subscription that has begun."""
+        self._feed.gauges.catch_ups += 1
         for wait_s in chain(LOG_RETRY_WAITS_S, repeat(LOG_RETRY_WAITS_S[-1])):
             try:
                 return await self._reader.log(self._task_id, self._seen)

@@ -7,8 +7,10 @@ came. So every change is made under its task's row lock, and many changes share 
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Final
@@ -17,9 +19,11 @@ from storage.commands import Command, size_of
 from storage.committer import Committer, Entry, answer
 from storage.errors import OutcomeUnknown, Unavailable
 from storage.feed import Feed
+from storage.gauges import WriterGauges
 from storage.pool import NOT_IN_TIME, Pool
 from storage.remembered import Remembered
 from storage.task import Task
+from storage.tracer import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +48,7 @@ class Writer:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._group_commands_max = group_commands_max
-        self._waiting_commands_max = waiting_commands_max
+        self.waiting_commands_max = waiting_commands_max
         self._wait_s = wait_s
         self._waiting: deque[Entry] = deque()
         # The tasks of the groups under way, each with those commands that must wait for its group to end.
@@ -53,9 +57,12 @@ class Writer:
         self._waiting_commands = 0
         self._waiting_bytes = 0
         self._closing = False
+        self.gauges = WriterGauges()
+        # Who is told of each command and group, if anybody is.
+        self.tracer: Tracer | None = None
         remembered = Remembered()
         # Those that have no group; the one that had one last is next, because its connection is warm.
-        self._idle = [Committer(pool, feed, remembered, clock) for _ in range(groups_max)]
+        self._idle = [Committer(pool, feed, remembered, clock, self.gauges, wait_s=wait_s) for _ in range(groups_max)]
         self._busy: set[Committer] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         # Whether one has been told to begin, and takes its group when all others have had their turn.
@@ -66,6 +73,11 @@ class Writer:
         """Whether commands are being taken and worked off."""
         return not self._closing
 
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """How many commands wait for their group, and their bytes."""
+        return self._waiting_commands, self._waiting_bytes
+
     async def submit(self, command: Command) -> Task | None:
         """Do what the command asks; return the task as the command left it (None: deleted) when that is on disk.
 
@@ -74,16 +86,20 @@ class Writer:
         if not self.alive:
             raise Unavailable("The server is shutting down; try again.")
         size = size_of(command)
-        if self._waiting_commands >= self._waiting_commands_max or self._waiting_bytes + size > WAITING_BYTES_MAX:
+        if self._waiting_commands >= self.waiting_commands_max or self._waiting_bytes + size > WAITING_BYTES_MAX:
+            self.gauges.turned_away += 1
             raise Unavailable(f"Too many changes are waiting to be written ({self._waiting_commands}); try again.")
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Task | None] = loop.create_future()
-        self._waiting.append(Entry(command, size, loop.time() + self._wait_s, future))
+        future: asyncio.Future[Task | None] = asyncio.get_running_loop().create_future()
+        entry = Entry(command, size, future, time.monotonic())
+        if self.tracer is not None:
+            entry.trace = self.tracer.change(command, future)
+        self._waiting.append(entry)
         self._waiting_commands += 1
         self._waiting_bytes += size
         if self._idle and not self._beginning and self._due:
             self._beginning = True
-            task = asyncio.create_task(self._run(self._idle.pop()), name="writer")
+            # It serves many callers, so nothing that is bound to this one goes with it.
+            task = asyncio.create_task(self._run(self._idle.pop()), name="writer", context=Context())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return await future
@@ -109,8 +125,13 @@ class Writer:
         try:
             while group:
                 self._busy.add(committer)
+                self._count(group)
                 try:
-                    await committer.work_off(group)
+                    if self.tracer is None:
+                        await committer.work_off(group)
+                    else:
+                        with self.tracer.group([(entry.command.task_id, entry.trace) for entry in group]):
+                            await committer.work_off(group)
                 except Exception:
                     # A fault of ours, after the commit for all we know. The writer goes on.
                     log.exception("A group of %d commands was not ended in order.", len(group))
@@ -127,16 +148,21 @@ class Writer:
                 for entry in (*self._waiting, *chain(*self._held.values())):
                     answer(entry, Unavailable("The server is shutting down; try again."))
 
+    def _count(self, group: list[Entry]) -> None:
+        now = time.monotonic()
+        self.gauges.group_commands.observe(len(group))
+        self.gauges.queue_wait_s.observe_all([now - entry.came_at for entry in group])
+
     def _gather(self) -> list[Entry]:
         """Take a group of what waits, and refuse what has waited too long; its tasks are held until it is released."""
         group: list[Entry] = []
         task_ids: set[str] = set()
         size = 0
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         late: list[Entry] = []
         while self._waiting and len(group) < self._group_commands_max:
             entry = self._waiting[0]
-            if entry.due < now:
+            if entry.came_at + self._wait_s < now:
                 late.append(self._waiting.popleft())
                 continue
             held = self._held.get(entry.command.task_id)

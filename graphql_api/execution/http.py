@@ -5,11 +5,11 @@ JSON whenever the client takes JSON, however many other types it lists, and a su
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 from urllib.parse import parse_qsl
 
 from graphql import OperationType
@@ -21,11 +21,14 @@ from graphql_api.context import Context
 from graphql_api.errors import Unauthenticated, refusal
 from graphql_api.execution.json import decode, encode
 from graphql_api.execution.plan import Operation, Plans, RequestRefused, read_operation
+from graphql_api.logs import REQUEST_ID_HEADER, bind, request_id_of
 from graphql_api.wire.headers import Headers, read_headers
 from graphql_api.wire.http import Answer
 from storage import BadInput, Refusal, Storage, TooLarge, Unavailable
 
 T = TypeVar("T")
+Echoed: TypeAlias = Sequence[tuple[bytes, bytes]]
+"""The headers of a request that its answer has, too."""
 
 JSON: Final = "application/json"
 GRAPHQL_JSON: Final = "application/graphql-response+json"
@@ -138,18 +141,21 @@ class GraphQLOverHTTP:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         headers = read_headers(scope["headers"])
+        echoed = _echoed(headers)
         accepted = _accepted(headers.get("accept", "*/*"))
         try:
-            answer = await self._respond(scope, headers, accepted, receive, send)
+            answer = await self._respond(scope, headers, accepted, echoed, receive, send)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client hears of it
             answer = _refused(error, accepted.json_type)
         if answer is not None:
+            answer.headers.extend(echoed)
             await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
             await send({"type": "http.response.body", "body": answer.body})
 
     async def answer(self, headers: Headers, body: bytes) -> Answer | None:
         """The answer to a POST that came in one piece; None when it is a stream, or has to do with other origins."""
         json_type = JSON
+        echoed = _echoed(headers)
         try:
             if "origin" in headers:
                 return None
@@ -159,6 +165,7 @@ class GraphQLOverHTTP:
         except Exception as error:  # noqa: BLE001 - whatever it is, the client hears of it
             answer = _refused(error, json_type)
         if answer is not None:
+            answer.headers.extend(echoed)
             answer.headers.extend(self._vary)
         return answer
 
@@ -173,7 +180,13 @@ class GraphQLOverHTTP:
         return _answer(200, accepted.json_type, result)
 
     async def _respond(
-        self, scope: Scope, headers: Headers, accepted: Accepted, receive: Receive, send: Send
+        self,
+        scope: Scope,
+        headers: Headers,
+        accepted: Accepted,
+        echoed: Echoed,
+        receive: Receive,
+        send: Send,
     ) -> Answer | None:
         """The answer, or None when it was streamed."""
         method = scope["method"]
@@ -199,7 +212,7 @@ class GraphQLOverHTTP:
         answers = self._plans.stream(plan, operation.variables, context)
         async with aclosing(answers):
             with self._doorkeeper.vigil.keeping(headers.get("authorization")) as expelled:
-                await self._stream(_FRAMINGS[accepted.stream_type], answers, expelled, receive, send)
+                await self._stream(_FRAMINGS[accepted.stream_type], answers, expelled, echoed, receive, send)
         return None
 
     async def _viewer(self, headers: Headers) -> Viewer:
@@ -248,6 +261,7 @@ class GraphQLOverHTTP:
         framing: Framing,
         answers: AsyncGenerator[bytes, None],
         expelled: asyncio.Future[Refusal],
+        echoed: Echoed,
         receive: Receive,
         send: Send,
     ) -> None:
@@ -255,6 +269,7 @@ class GraphQLOverHTTP:
         headers = [(b"content-type", framing.content_type), (b"cache-control", b"no-cache, no-transform")]
         # Proxies that gather a response before they pass it on would hold the news back.
         headers.append((b"x-accel-buffering", b"no"))
+        headers.extend(echoed)
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         gone = asyncio.create_task(_disconnected(receive), name="stream: disconnect")
         stopping = asyncio.create_task(self._stopping.wait(), name="stream: stop")
@@ -271,6 +286,15 @@ class GraphQLOverHTTP:
         finally:
             gone.cancel()
             stopping.cancel()
+
+
+def _echoed(headers: Headers) -> Echoed:
+    """The ID of the request, which its lines in the log have from here on; nothing, when it came without one."""
+    request_id = request_id_of(headers) if REQUEST_ID_HEADER in headers else None
+    if request_id is None:
+        return ()
+    bind(request_id=request_id)
+    return ((REQUEST_ID_HEADER.encode(), request_id.encode()),)
 
 
 def _explorer() -> bytes:

@@ -4,6 +4,7 @@ Both kinds of endpoint run operations through here, so that an operation means t
 """
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -24,9 +25,10 @@ from graphql import (
 )
 
 from graphql_api.context import Context
-from graphql_api.errors import ParseFailed, ValidationFailed, present, refusal
+from graphql_api.errors import ParseFailed, ValidationFailed, code_of, present, refusal
 from graphql_api.execution.documents import TOKENS_MAX, check_document, check_size
 from graphql_api.execution.executor import Executor, Variables, VariablesRefused
+from graphql_api.execution.gauges import OperationGauges, PlanGauges
 from graphql_api.execution.rendering import Rendering, Renderings, body
 from storage import BadInput, Refusal
 
@@ -50,6 +52,9 @@ class Plan:
     operation_type: OperationType
     # The one field of a subscription, when it stands in the operation itself.
     root_field: FieldNode | None
+    # The name that its document gives it, and what is counted under that name.
+    name: str | None
+    gauges: OperationGauges
     # What it is thought to take in memory, all in all and for what was compiled.
     bytes: int = 0
     source_bytes: int = 0
@@ -131,8 +136,10 @@ class Plans:
         self._new: OrderedDict[tuple[str, str | None], Plan] = OrderedDict()
         self._proven: OrderedDict[tuple[str, str | None], Plan] = OrderedDict()
         self._bytes = 0
+        self._reruns_of_dropped = 0
         self._making = asyncio.Lock()
-        self._renderings = Renderings()
+        self.renderings = Renderings()
+        self.gauges = PlanGauges()
 
     async def plan(self, query: str, operation_name: str | None) -> Plan:
         """The plan for an operation of a document; RequestRefused when there can be none."""
@@ -143,7 +150,11 @@ class Plans:
             async with self._making:
                 plan = self._find(key)
                 if plan is None:
-                    plan = self._new[key] = self._make(query, operation_name)
+                    began = time.perf_counter()
+                    try:
+                        plan = self._new[key] = self._make(query, operation_name)
+                    finally:
+                        self.gauges.made_s.observe(time.perf_counter() - began)
                     self._charge(plan, _DOCUMENT_TIMES * len(query))
                     await asyncio.sleep(0)
         # Another combination of @skip and @include may have been compiled since; and the plan may have been dropped.
@@ -172,6 +183,18 @@ class Plans:
             crowded = self._new if len(self._new) > 1 and len(self._proven) <= PROVEN_PLANS_MAX else self._proven
             _, oldest = (crowded or self._new).popitem(last=False)
             self._bytes -= oldest.bytes
+            self._reruns_of_dropped += oldest.executor.reruns
+
+    @property
+    def kept_bytes(self) -> int:
+        """Roughly what they take in memory."""
+        return self._bytes
+
+    @property
+    def reruns(self) -> int:
+        """How often a compiled operation met something irregular, and graphql-core ran it again."""
+        kept = (*self._new.values(), *self._proven.values())
+        return self._reruns_of_dropped + sum(plan.executor.reruns for plan in kept)
 
     @property
     def kept(self) -> int:
@@ -191,35 +214,45 @@ class Plans:
         except Refusal as error:
             raise RequestRefused([refusal(error)]) from None
         if errors:
-            raise RequestRefused(
-                [{**present(error), "extensions": {"code": ValidationFailed.code}} for error in errors]
-            )
+            raise RequestRefused([present(error, ValidationFailed.code) for error in errors])
         operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
         operation = _choose(operations, operation_name)
         root_field = operation.selection_set.selections[0]
+        executor = Executor(self._schema, document, operation, compiled=self._compiled)
+        self.gauges.compiled += executor.compiled
+        self.gauges.declined += not executor.compiled
+        name = operation.name.value if operation.name else None
         return Plan(
-            Executor(self._schema, document, operation, compiled=self._compiled),
+            executor,
             operation.operation,
             root_field if isinstance(root_field, FieldNode) else None,
+            name,
+            self.gauges.operation(operation.operation.value, name),
         )
 
     async def run(self, plan: Plan, variables: dict[str, Any] | None, context: Context) -> bytes:
         """Run a query or a mutation; its answer as JSON."""
+        began = time.perf_counter()
         result = plan.executor.execute(_coerced(plan, variables), context)
         if not isinstance(result, ExecutionResult):
             result = await result
-        return body(result)
+        answer = body(result)
+        plan.gauges.ended(began, code_of(result.errors[0]) if result.errors else None)
+        return answer
 
     async def open(self, plan: Plan, variables: dict[str, Any] | None, context: Context) -> Stream:
         """Begin a subscription; RequestRefused says why it cannot."""
+        began = time.perf_counter()
         coerced = _coerced(plan, variables)
         try:
             events = plan.executor.source(coerced, context)
             if isawaitable(events):
                 events = await events
         except GraphQLError as error:
+            plan.gauges.ended(began, code_of(error))
             raise RequestRefused([present(error)]) from error
-        return Stream(aiter(events), self._renderings.shared(plan.executor, coerced, context), plan.root_field)
+        plan.gauges.ended(began, None)
+        return Stream(aiter(events), self.renderings.shared(plan.executor, coerced, context), plan.root_field)
 
     async def stream(
         self, plan: Plan, variables: dict[str, Any] | None, context: Context
@@ -244,6 +277,7 @@ def _coerced(plan: Plan, variables: dict[str, Any] | None) -> Variables:
     try:
         return plan.executor.coerce(variables)
     except VariablesRefused as refused:
+        plan.gauges.outcomes.bump(BadInput.code)
         raise RequestRefused([present(error) for error in refused.errors]) from None
 
 

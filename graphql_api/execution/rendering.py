@@ -84,6 +84,8 @@ class Renderings:
         self._kept: dict[tuple[Rendering, int], tuple[Update, bytes]] = {}
         self._bytes = 0
         self._being_made: dict[tuple[Rendering, int], _Making] = {}
+        self.made = 0
+        """How often the bytes of an update were made."""
 
     def shared(self, executor: Executor, variables: Variables, context: Context) -> Rendering:
         """The rendering of an operation with these variables for this viewer."""
@@ -103,6 +105,7 @@ class Renderings:
         """Keep what an event became, for a while, if others are sent the very same event: one that was published."""
         if not isinstance(event, Update) or not event.size:
             return rendered
+        self.made += 1
         self._kept[rendering, id(event)] = (event, rendered)
         self._bytes += event.size + len(rendered)
         while len(self._kept) > KEPT_MAX or self._bytes > KEPT_BYTES_MAX:

@@ -23,8 +23,10 @@ from graphql import OperationType
 from graphql_api.auth import Doorkeeper, Viewer
 from graphql_api.context import Context
 from graphql_api.errors import Forbidden, refusal
+from graphql_api.execution.gauges import SocketGauges
 from graphql_api.execution.json import decode, encode
 from graphql_api.execution.plan import Plans, RequestRefused, Stream, read_operation
+from graphql_api.logs import bind, request_id_of
 from graphql_api.wire.headers import Headers
 from graphql_api.wire.websocket import INVALID_DATA, Refused, WebSocket
 from storage import BadInput, Refusal, Storage, TooLarge, Unavailable, Update, Watch
@@ -77,12 +79,14 @@ class GraphQLOverWebSocket:
         self.operations_max = operations_max
         self.message_bytes_max = message_bytes_max
         self.open_bytes_max = open_bytes_max
+        self.gauges = SocketGauges()
 
     def choose(self, path: str, headers: Headers) -> str | None:
         """Our protocol, if the client offers it; Refused for another path, or a page of a foreign origin."""
         if path != self.path:
             raise Refused("404 Not Found")
         if not self._origin_allowed(headers):
+            self.gauges.refused += 1
             log.warning("A socket from a page of another origin was refused: %.200r", headers.get("origin"))
             raise Refused("403 Forbidden")
         offered = [word.strip() for word in headers.get("sec-websocket-protocol", "").split(",")]
@@ -90,7 +94,8 @@ class GraphQLOverWebSocket:
 
     def open(self, socket: WebSocket, headers: Headers, subprotocol: str | None) -> "Session":
         """Begin a session; one that does not speak our protocol ends at once."""
-        session = Session(self, socket, headers.get("authorization"))
+        session = Session(self, socket, headers.get("authorization"), request_id_of(headers))
+        self.gauges.open += 1
         if subprotocol is None:
             socket.close(SUBPROTOCOL_NOT_ACCEPTABLE, f"Subprotocol not acceptable; offer {PROTOCOL}")
         return session
@@ -168,14 +173,19 @@ class Session:
         "_init_due",
         "_open_bytes",
         "_operations",
+        "_request_id",
         "socket",
     )
 
-    def __init__(self, endpoint: GraphQLOverWebSocket, socket: WebSocket, authorization: str | None) -> None:
+    def __init__(
+        self, endpoint: GraphQLOverWebSocket, socket: WebSocket, authorization: str | None, request_id: str | None
+    ) -> None:
         self._endpoint = endpoint
         self.socket = socket
         # From the handshake; what `connection_init` brings takes its place.
         self._authorization = authorization
+        # Of the handshake.
+        self._request_id = request_id
         self._acknowledged = False
         self._ended = False
         self._operations: dict[str, Operation] = {}
@@ -195,6 +205,7 @@ class Session:
         """Give up all operations."""
         self._had_init()
         self._ended = True
+        self._endpoint.gauges.open -= 1
         if self._authorization is not None:
             self._endpoint.doorkeeper.vigil.dismiss(self._authorization, self)
         operations, self._operations = self._operations, {}
@@ -346,6 +357,8 @@ class Session:
 
     async def _run(self, operation: Operation, payload: dict[str, Any]) -> None:
         last: dict[str, Any] | None
+        if self._request_id is not None:
+            bind(request_id=self._request_id)
         try:
             last = await self._perform(operation, payload)
         except RequestRefused as refused:
@@ -439,7 +452,11 @@ class Session:
 
     def _break(self, broken: ProtocolBroken) -> None:
         # Quoted and cut: the reason may hold what the client sent.
-        log.info("A socket was closed: %d %.200r", broken.code, str(broken))
+        self._endpoint.gauges.closed.bump(str(broken.code))
+        extra = (
+            {"code": broken.code} if self._request_id is None else {"code": broken.code, "request_id": self._request_id}
+        )
+        log.info("A socket was closed: %d %.200r", broken.code, str(broken), extra=extra)
         self.socket.close(broken.code, str(broken))
 
 

@@ -27,7 +27,7 @@ class Answer(NamedTuple):
 
     status: int
     headers: list[tuple[bytes, bytes]]
-    """All that it has, with its length, and nothing that a client sent."""
+    """All that it has, with its length, and nothing that a client sent, unless it was looked at."""
     body: bytes
 
 

@@ -226,7 +226,7 @@ async def test_only_what_was_published_is_kept_with_a_bound_on_all_that_it_holds
     async with serving() as api:
         viewer = Viewer(None, authenticated=False, permissions=frozenset({Permission.READ}))
         stream = await plans.open(plan, variables, Context(api.storage, viewer))
-        rendering, renderings = stream.rendering, plans._renderings
+        rendering, renderings = stream.rendering, plans.renderings
         assert rendering.now(published(0)) == rendering.now(published(0))
         assert renderings._kept == {}
         large = [published(1024 * 1024) for _ in range(100)]
