@@ -11,6 +11,7 @@ update is written to the socket while it is published.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable
 from contextlib import aclosing
 from typing import Any, Final
@@ -18,11 +19,12 @@ from urllib.parse import urlsplit
 
 from graphql import OperationType
 
+from graphql_api.admission import Admission, name_of
 from graphql_api.auth import Doorkeeper
 from graphql_api.context import Context
-from graphql_api.errors import refusal
+from graphql_api.errors import RateLimited, refusal
 from graphql_api.execution.json import decode, encode
-from graphql_api.execution.plan import Plans, RequestRefused, Stream, read_operation
+from graphql_api.execution.plan import Plans, RequestRefused, Stream
 from graphql_api.wire.headers import Headers
 from graphql_api.wire.websocket import INVALID_DATA, Refused, WebSocket
 from storage import BadInput, Refusal, Storage, TooLarge, Unavailable, Update, Watch
@@ -32,6 +34,8 @@ log = logging.getLogger(__name__)
 PROTOCOL: Final = "graphql-transport-ws"
 ID_CHARACTERS_MAX: Final = 255
 
+# The end of a socket that nobody uses: its client need not come back before it has something to ask.
+NORMAL: Final = 1000
 BAD_REQUEST: Final = 4400
 UNAUTHORIZED: Final = 4401
 FORBIDDEN: Final = 4403
@@ -40,6 +44,10 @@ INIT_TIMEOUT: Final = 4408
 OPERATION_EXISTS: Final = 4409
 TOO_MANY_INITS: Final = 4429
 TRY_AGAIN_LATER: Final = 1013
+# Who has too many sockets is asked to wait so long.
+RETRY_SOCKET_S: Final = 10
+# Sockets that are due within this are closed together.
+IDLE_TOGETHER_S: Final = 1.0
 
 
 class ProtocolBroken(Exception):
@@ -59,9 +67,12 @@ class GraphQLOverWebSocket:
         storage: Storage,
         plans: Plans,
         doorkeeper: Doorkeeper,
+        admission: Admission,
         *,
         allowed_origins: tuple[str, ...],
         connection_init_timeout_s: float,
+        messages_per_second_max: int,
+        idle_timeout_s: float,
         operations_max: int,
         message_bytes_max: int,
         open_bytes_max: int,
@@ -70,25 +81,35 @@ class GraphQLOverWebSocket:
         self.storage = storage
         self.plans = plans
         self.doorkeeper = doorkeeper
+        self.admission = admission
+        self.idle = Idle(idle_timeout_s)
         self.allowed_origins = allowed_origins
         self.connection_init_timeout_s = connection_init_timeout_s
+        self.messages_per_second_max = messages_per_second_max
         self.operations_max = operations_max
         self.message_bytes_max = message_bytes_max
         self.open_bytes_max = open_bytes_max
 
-    def choose(self, path: str, headers: Headers) -> str | None:
-        """Our protocol, if the client offers it; Refused for another path, or a page of a foreign origin."""
+    def choose(self, path: str, peer: str | None, headers: Headers) -> str | None:
+        """Our protocol, if the client offers it; Refused for another path, a page of a foreign origin, one too many."""
         if path != self.path:
             raise Refused("404 Not Found")
         if not self._origin_allowed(headers):
             log.warning("A socket from a page of another origin was refused: %.200r", headers.get("origin"))
             raise Refused("403 Forbidden")
+        if not self.admission.sockets_of_sources.free(self.admission.source(peer, headers)):
+            log.info("A socket was refused: %s has as many as one address may.", self.admission.client(peer, headers))
+            raise Refused("429 Too Many Requests", f"retry-after: {RETRY_SOCKET_S}\r\n")
         offered = [word.strip() for word in headers.get("sec-websocket-protocol", "").split(",")]
         return PROTOCOL if PROTOCOL in offered else None
 
     def open(self, socket: WebSocket, headers: Headers, subprotocol: str | None) -> "Session":
         """Begin a session; one that does not speak our protocol ends at once."""
-        session = Session(self, socket, headers.get("authorization"))
+        source = self.admission.source(socket.peer, headers)
+        self.admission.sockets_of_sources.take(source)
+        if source is not None and self.messages_per_second_max:
+            socket.pace(self.messages_per_second_max)
+        session = Session(self, socket, headers.get("authorization"), source)
         if subprotocol is None:
             socket.close(SUBPROTOCOL_NOT_ACCEPTABLE, f"Subprotocol not acceptable; offer {PROTOCOL}")
         return session
@@ -103,6 +124,41 @@ class GraphQLOverWebSocket:
         except ValueError:
             return False
         return page != "" and page == headers.get("host", "").lower()
+
+
+class Idle:
+    """Sessions without an operation, in the order in which that began; one timer looks at the first."""
+
+    def __init__(self, timeout_s: float) -> None:
+        """Zero is any time."""
+        self._timeout_s = timeout_s
+        self._since: dict[Session, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, session: "Session") -> None:
+        """End a session unless it is busy in time."""
+        if self._timeout_s:
+            self._since[session] = time.monotonic()
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._look)
+
+    def end(self, session: "Session") -> None:
+        """Let a session be: it is busy, or gone."""
+        self._since.pop(session, None)
+
+    def _look(self) -> None:
+        self._timer = None
+        now = time.monotonic()
+        while self._since:
+            session, since = next(iter(self._since.items()))
+            left_s = since + self._timeout_s - now
+            if left_s > 0:
+                # Short times are kept as they are; the others are looked at together.
+                wait_s = max(left_s, min(IDLE_TOGETHER_S, self._timeout_s / 10))
+                self._timer = asyncio.get_running_loop().call_later(wait_s, self._look)
+                return
+            del self._since[session]
+            session.close(NORMAL, f"No operation for {self._timeout_s:g} s")
 
 
 class Operation:
@@ -159,19 +215,28 @@ class Session:
     __slots__ = (
         "_acknowledged",
         "_authorization",
+        "_counted_as",
+        "_ended",
         "_endpoint",
         "_init_due",
         "_open_bytes",
         "_operations",
+        "_source",
         "socket",
     )
 
-    def __init__(self, endpoint: GraphQLOverWebSocket, socket: WebSocket, authorization: str | None) -> None:
+    def __init__(
+        self, endpoint: GraphQLOverWebSocket, socket: WebSocket, authorization: str | None, source: str | None
+    ) -> None:
         self._endpoint = endpoint
         self.socket = socket
         # From the handshake; what `connection_init` brings takes its place.
         self._authorization = authorization
+        # By which address the socket is counted, and by which credential once that is known to be good.
+        self._source = source
+        self._counted_as: str | None = None
         self._acknowledged = False
+        self._ended = False
         self._operations: dict[str, Operation] = {}
         self._open_bytes = 0
         self._init_due: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
@@ -184,8 +249,12 @@ class Session:
         return self.socket.has_room and self._endpoint.doorkeeper.believes(self._authorization)
 
     def end(self) -> None:
-        """Give up all operations."""
+        """Give up all operations, and its places among the sockets."""
+        self._ended = True
         self._had_init()
+        self._endpoint.idle.end(self)
+        self._endpoint.admission.sockets_of_sources.give_back(self._source)
+        self._endpoint.admission.sockets_of_credentials.give_back(self._counted_as)
         operations, self._operations = self._operations, {}
         for operation in operations.values():
             operation.close()
@@ -259,19 +328,34 @@ class Session:
         return self._check_credential()
 
     async def _check_credential(self) -> None:
+        admission = self._endpoint.admission
         try:
-            await self._endpoint.doorkeeper.viewer(self._authorization)
-        except Unavailable as error:
+            viewer = await admission.sign_in(self._authorization, self._source)
+        except (Unavailable, RateLimited) as error:
             self._break(ProtocolBroken(TRY_AGAIN_LATER, str(error)))
         except Refusal:
             self._break(ProtocolBroken(FORBIDDEN, "Forbidden"))
         else:
+            if self._ended:
+                return
+            if self._source is not None and viewer.authenticated:
+                name = name_of(viewer, self._authorization)
+                if not admission.sockets_of_credentials.take(name):
+                    places = admission.sockets_of_credentials.places_max
+                    self._break(ProtocolBroken(TRY_AGAIN_LATER, f"One credential may have {places} sockets"))
+                    return
+                self._counted_as = name
             self._acknowledge()
 
     def _acknowledge(self) -> None:
         self._acknowledged = True
         self._had_init()
+        self._endpoint.idle.begin(self)
         self._say({"type": "connection_ack"})
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the socket, and say why."""
+        self._break(ProtocolBroken(code, reason))
 
     def _init_is_due(self) -> None:
         self._break(ProtocolBroken(INIT_TIMEOUT, "Connection initialisation timeout"))
@@ -295,10 +379,17 @@ class Session:
             error = BadInput(f"A socket may have at most {self._endpoint.operations_max} operations open.")
         elif self._open_bytes + size > self._endpoint.open_bytes_max:
             error = TooLarge(f"The open operations of a socket may have at most {self._endpoint.open_bytes_max} bytes.")
+        else:
+            try:
+                self._endpoint.admission.begin(self._source)
+            except RateLimited as limited:
+                error = limited
         if error is not None:
             self._say({"id": operation_id, "type": "error", "payload": [refusal(error)]})
             return
         operation = Operation(self, operation_id, size)
+        if not self._operations:
+            self._endpoint.idle.end(self)
         self._operations[operation_id] = operation
         self._open_bytes += size
         self.run(operation, payload)
@@ -335,9 +426,9 @@ class Session:
     async def _begin(self, operation: Operation, payload: dict[str, Any]) -> None:
         """Send the answer of a query or a mutation, or begin the stream of a subscription."""
         endpoint = self._endpoint
-        request = read_operation(payload)
+        request = endpoint.plans.read(payload)
         # Asked anew for each operation: a key may have been revoked since the socket was opened.
-        viewer = await endpoint.doorkeeper.viewer(self._authorization)
+        viewer = await endpoint.admission.viewer(self._authorization, self._source)
         plan = await endpoint.plans.plan(request.query, request.operation_name)
         context = Context(endpoint.storage, viewer)
         if plan.operation_type is OperationType.SUBSCRIPTION:
@@ -387,6 +478,8 @@ class Session:
     def _forget(self, operation: Operation) -> None:
         del self._operations[operation.id]
         self._open_bytes -= operation.size
+        if not self._operations:
+            self._endpoint.idle.begin(self)
 
     def _say(self, message: dict[str, Any]) -> None:
         self.socket.say(encode(message))
