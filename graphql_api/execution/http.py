@@ -46,7 +46,7 @@ _NEEDS_STREAM: Final = (
     f"A subscription needs a client that accepts {EVENT_STREAM} or {MULTIPART}, "
     "or a WebSocket that speaks graphql-transport-ws."
 )
-_NEEDS_JSON: Final = f"This is answered as {JSON} or {GRAPHQL_JSON}, neither of which is accepted."
+_NEEDS_JSON: Final = f"Answers are {JSON} or {GRAPHQL_JSON}, or streams, none of which is accepted."
 # What is told is for whoever asked, at this time, and is what its type says.
 SAFE_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _SAFE_HEADERS: Final = [(name.lower().encode(), value.encode()) for name, value in SAFE_HEADERS.items()]
@@ -174,6 +174,7 @@ class GraphQLOverHTTP:
         source = self._admission.source(peer, headers)
         self._admission.begin(source)
         _check_content(headers)
+        _check_accepted(accepted)
         operation = self._operation(body)
         authorization = headers.get("authorization")
         viewer = await self._admission.viewer(authorization, source)
@@ -194,10 +195,12 @@ class GraphQLOverHTTP:
         self._admission.begin(source)
         if method == "POST":
             _check_content(headers)
+            _check_accepted(accepted)
             operation = self._operation(await self._body(headers, receive))
         elif method == "GET":
             if self._page and accepted.likes_page:
                 return _answer(200, HTML, self._page, _PAGE_HEADERS)
+            _check_accepted(accepted)
             operation = self._read(_parameters(scope["query_string"]))
         else:
             raise Refused(405, BadInput(f"GraphQL is served by GET and POST, got {method}."), {"Allow": "GET, POST"})
@@ -210,7 +213,7 @@ class GraphQLOverHTTP:
         if not subscription and accepted.takes_json:
             return _answer(200, accepted.json_type, await self._plans.run(plan, operation.variables, context))
         if accepted.stream_type is None:
-            raise Refused(406, BadInput(_NEEDS_STREAM if subscription else _NEEDS_JSON))
+            raise Refused(406, BadInput(_NEEDS_STREAM))
         answers = self._plans.stream(plan, operation.variables, context)
         async with aclosing(answers):
             guarded = self._doorkeeper.guard(headers.get("authorization"), answers)
@@ -400,6 +403,11 @@ def _best(weights: Mapping[str, tuple[float, int]], offers: tuple[str, ...]) -> 
                     found.append((weight, rank, -order, offer))
                 break
     return max(found)[3] if found else None
+
+
+def _check_accepted(accepted: Accepted) -> None:
+    if not accepted.takes_json and accepted.stream_type is None:
+        raise Refused(406, BadInput(_NEEDS_JSON))
 
 
 def _check_content(headers: Headers) -> None:
