@@ -65,8 +65,10 @@ class Admission:
 
     async def viewer(self, authorization: str | None, source: str | None) -> Viewer:
         """Whoever sends an operation, which is counted for them."""
+        if source is None:
+            return await self._doorkeeper.viewer(authorization)
         viewer = await self.sign_in(authorization, source)
-        if source is not None and viewer.authenticated and self._of_credential is not None:
+        if viewer.authenticated and self._of_credential is not None:
             wait_s = self._of_credential.take(name_of(viewer, authorization))
             if wait_s:
                 raise RateLimited(
