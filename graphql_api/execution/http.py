@@ -174,8 +174,7 @@ class GraphQLOverHTTP:
         source = self._admission.source(peer, headers)
         self._admission.begin(source)
         _check_content(headers)
-        _check_accepted(accepted)
-        operation = self._operation(body)
+        operation = self._operation(accepted, body)
         authorization = headers.get("authorization")
         viewer = await self._admission.viewer(authorization, source)
         plan = await self._plans.plan(operation.query, operation.operation_name)
@@ -195,8 +194,7 @@ class GraphQLOverHTTP:
         self._admission.begin(source)
         if method == "POST":
             _check_content(headers)
-            _check_accepted(accepted)
-            operation = self._operation(await self._body(headers, receive))
+            operation = self._operation(accepted, await self._body(headers, receive))
         elif method == "GET":
             if self._page and accepted.likes_page:
                 return _answer(200, HTML, self._page, _PAGE_HEADERS)
@@ -220,9 +218,10 @@ class GraphQLOverHTTP:
             await self._stream(_FRAMINGS[accepted.stream_type], guarded, receive, send)
         return None
 
-    def _operation(self, body: bytes) -> Operation:
+    def _operation(self, accepted: Accepted, body: bytes) -> Operation:
         if len(body) > self._body_bytes_max:
             raise self._too_large()
+        _check_accepted(accepted)
         try:
             request = decode(body)
         except BadInput as error:
