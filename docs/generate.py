@@ -173,7 +173,7 @@ def limits() -> Iterator[str]:
         ("sockets of one address", "sockets_per_address_max", "the handshake is answered with 429"),
         ("sockets of one credential", "sockets_per_credential_max", "close 1013"),
         ("time to `connection_init`", "connection_init_timeout_ms", "close 4408"),
-        ("time without an operation", "socket_idle_timeout_ms", "close 1000"),
+        ("time without an operation", "socket_idle_timeout_ms", "close 4410"),
         ("operations open on a socket", "operations_per_socket_max", bad),
         ("messages and pings a second on a socket", "socket_messages_per_second_max", "they are read more slowly"),
         ("fragments of a socket's message", websocket.FRAGMENTS_MAX, "close 1008"),

@@ -34,14 +34,14 @@ log = logging.getLogger(__name__)
 PROTOCOL: Final = "graphql-transport-ws"
 ID_CHARACTERS_MAX: Final = 255
 
-# The end of a socket that nobody uses: its client need not come back before it has something to ask.
-NORMAL: Final = 1000
 BAD_REQUEST: Final = 4400
 UNAUTHORIZED: Final = 4401
 FORBIDDEN: Final = 4403
 SUBPROTOCOL_NOT_ACCEPTABLE: Final = 4406
 INIT_TIMEOUT: Final = 4408
 OPERATION_EXISTS: Final = 4409
+# Nobody uses the socket. An end in order (1000) would be taken for the end of an operation that is on its way.
+IDLE: Final = 4410
 TOO_MANY_INITS: Final = 4429
 TRY_AGAIN_LATER: Final = 1013
 # Who has too many sockets is asked to wait so long.
@@ -158,7 +158,7 @@ class Idle:
                 self._timer = asyncio.get_running_loop().call_later(wait_s, self._look)
                 return
             del self._since[session]
-            session.close(NORMAL, f"No operation for {self._timeout_s:g} s")
+            session.close(IDLE, f"No operation for {self._timeout_s:g} s")
 
 
 class Operation:
