@@ -170,8 +170,8 @@ def limits() -> Iterator[str]:
         ("operations a second from one address", "address_operations_per_second_max", limited),
         ("operations a second with one credential", "credential_operations_per_second_max", limited),
         ("wrong credentials a minute from one address", "failed_sign_ins_per_minute_max", f"{limited}; close 1013"),
-        ("sockets of one address", "sockets_per_address_max", "the handshake is answered with 429"),
-        ("sockets of one credential", "sockets_per_credential_max", "close 1013"),
+        ("sockets and event streams of one address", "sockets_per_address_max", f"{limited}, also to a handshake"),
+        ("sockets and event streams of one credential", "sockets_per_credential_max", f"{limited}; close 1013"),
         ("time to `connection_init`", "connection_init_timeout_ms", "close 4408"),
         ("time without an operation", "socket_idle_timeout_ms", "close 4410"),
         ("operations open on a socket", "operations_per_socket_max", bad),
@@ -279,6 +279,8 @@ def _default(field: FieldInfo) -> str:
         return "none"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
+    if isinstance(value, tuple):
+        return f"`{','.join(value)}`"
     return f"`{value}`"
 
 

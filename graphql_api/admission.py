@@ -9,7 +9,8 @@ source is None. All counts are this process's own.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from graphql_api.auth import Doorkeeper, Viewer
@@ -23,6 +24,8 @@ from graphql_api.wire.headers import Headers
 # fleet that comes back.
 BURST_S: Final = 5.0
 MINUTE_S: Final = 60.0
+# Who has too many sockets or streams is asked to wait so long.
+RETRY_PLACE_S: Final = 10.0
 # Credentials that are remembered as good, or as wrong.
 CREDENTIALS_MAX: Final = 10_000
 
@@ -78,6 +81,16 @@ class Admission:
                 )
         return viewer
 
+    @contextmanager
+    def stream(self, viewer: Viewer, authorization: str | None, source: str | None) -> Iterator[None]:
+        """Count a stream over HTTP for as long as it lasts, like a socket; RateLimited when there are too many."""
+        credential = name_of(viewer, authorization) if source is not None and viewer.authenticated else None
+        with (
+            self.sockets_of_sources.place(source, "address"),
+            self.sockets_of_credentials.place(credential, "credential"),
+        ):
+            yield
+
     def take_back(self, viewer: Viewer, authorization: str | None, source: str | None) -> None:
         """Count an operation no more: it will be counted when it comes another way."""
         if source is not None:
@@ -132,6 +145,16 @@ class Places:
         if name is not None and self.places_max:
             self._taken[name] = self._taken.get(name, 0) + 1
         return True
+
+    @contextmanager
+    def place(self, name: str | None, kind: str) -> Iterator[None]:
+        """Have one for a while; RateLimited when all are taken."""
+        if not self.take(name):
+            raise RateLimited(f"One {kind} may have {self.places_max} sockets and streams open.", RETRY_PLACE_S)
+        try:
+            yield
+        finally:
+            self.give_back(name)
 
     def give_back(self, name: str | None) -> None:
         """Give back one that was taken."""

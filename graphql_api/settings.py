@@ -231,10 +231,16 @@ class Settings(BaseSettings):
         "there. 0 for any number.",
     )
     sockets_per_address_max: int = Field(
-        default=2_000, ge=0, le=1_000_000, description="Sockets that one address may have open; 0 for any number."
+        default=2_000,
+        ge=0,
+        le=1_000_000,
+        description="Sockets and event streams that one address may have open; 0 for any number.",
     )
     sockets_per_credential_max: int = Field(
-        default=10_000, ge=0, le=1_000_000, description="Sockets that one credential may have open; 0 for any number."
+        default=10_000,
+        ge=0,
+        le=1_000_000,
+        description="Sockets and event streams that one credential may have open; 0 for any number.",
     )
     socket_messages_per_second_max: int = Field(
         default=200,

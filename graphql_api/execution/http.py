@@ -213,9 +213,11 @@ class GraphQLOverHTTP:
         if accepted.stream_type is None:
             raise Refused(406, BadInput(_NEEDS_STREAM))
         answers = self._plans.stream(plan, operation.variables, context)
-        async with aclosing(answers):
-            guarded = self._doorkeeper.guard(headers.get("authorization"), answers)
-            await self._stream(_FRAMINGS[accepted.stream_type], guarded, receive, send)
+        authorization = headers.get("authorization")
+        with self._admission.stream(viewer, authorization, source):
+            async with aclosing(answers):
+                guarded = self._doorkeeper.guard(authorization, answers)
+                await self._stream(_FRAMINGS[accepted.stream_type], guarded, receive, send)
         return None
 
     def _operation(self, accepted: Accepted, body: bytes) -> Operation:

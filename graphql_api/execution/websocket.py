@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from graphql import OperationType
 
-from graphql_api.admission import Admission, name_of
+from graphql_api.admission import RETRY_PLACE_S, Admission, name_of
 from graphql_api.auth import Doorkeeper
 from graphql_api.context import Context
 from graphql_api.errors import RateLimited, refusal
@@ -44,8 +44,6 @@ OPERATION_EXISTS: Final = 4409
 IDLE: Final = 4410
 TOO_MANY_INITS: Final = 4429
 TRY_AGAIN_LATER: Final = 1013
-# Who has too many sockets is asked to wait so long.
-RETRY_SOCKET_S: Final = 10
 # Sockets that are due within this are closed together.
 IDLE_TOGETHER_S: Final = 1.0
 
@@ -99,7 +97,7 @@ class GraphQLOverWebSocket:
             raise Refused("403 Forbidden")
         if not self.admission.sockets_of_sources.free(self.admission.source(peer, headers)):
             log.info("A socket was refused: %s has as many as one address may.", self.admission.client(peer, headers))
-            raise Refused("429 Too Many Requests", f"retry-after: {RETRY_SOCKET_S}\r\n")
+            raise Refused("429 Too Many Requests", f"retry-after: {RETRY_PLACE_S:.0f}\r\n")
         offered = [word.strip() for word in headers.get("sec-websocket-protocol", "").split(",")]
         return PROTOCOL if PROTOCOL in offered else None
 

@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Opcode
 
 from graphql_api.admission import Places
+from graphql_api.app import PATH
 from graphql_api.execution.operations import read_operations
 from storage import Permission, StartupError
 from tests.graphql_api.clients import TRANSPORTS, WAIT_S, Answer, Api, Transport, code, data, error
@@ -257,6 +258,27 @@ async def test_one_credential_has_so_many_sockets_and_no_more(serving: Serving) 
             assert await socket.closed() == (1013, "One credential may have 2 sockets")
         await first.wire.close()
         await first_that_is_let_in(stack, api, key=api.admin_key)
+
+
+@pytest.mark.parametrize("kind", ["address", "credential"])
+async def test_event_streams_are_counted_like_sockets(serving: Serving, kind: str) -> None:
+    settings: dict[str, Any] = {"unlimited_addresses": (), f"sockets_per_{kind}_max": 1}
+    async with serving(**settings) as api:
+        await api.create("T")
+        headers = {"Accept": "text/event-stream", "Authorization": f"Bearer {api.admin_key}"}
+        body = {"query": 'subscription { taskUpdates(taskId: "T") { type } }'}
+        async with api.http.stream("POST", PATH, json=body, headers=headers) as stream:
+            assert stream.status_code == 200
+            refused = await api.http.post(PATH, json=body, headers=headers)
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "10")
+            assert f"One {kind} may have 1 sockets and streams open" in error(refused.json())["message"]
+            async with AsyncExitStack() as stack:
+                if kind == "address":
+                    with pytest.raises(InvalidStatus):
+                        await stack.enter_async_context(api.socket())
+            await api.complete("T")
+            assert "COMPLETE" in (await stream.aread()).decode()
+        assert (await api.http.post(PATH, json=body, headers=headers)).status_code == 200
 
 
 async def first_that_is_let_in(stack: AsyncExitStack, api: Api, **options: Any) -> None:
