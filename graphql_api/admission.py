@@ -195,7 +195,7 @@ class _Remembered:
 
 def name_of(viewer: Viewer, authorization: str | None) -> str:
     """By which name a credential is counted: a token that is renewed is the same client."""
-    return viewer.name or authorization or ""
+    return viewer.name or f"#{hash(authorization)}"
 
 
 def _buckets(per_second: float, burst_s: float, clock: Callable[[], float]) -> Buckets | None:

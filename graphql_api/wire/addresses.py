@@ -68,7 +68,7 @@ class Addresses:
 
     def _find_client(self, proxy: str, forwarded: str) -> str:
         client = proxy
-        for hop in reversed(forwarded[-FORWARDED_CHARACTERS_MAX:].split(",")[-HOPS_MAX:]):
+        for hop in reversed(forwarded.split(",")[-HOPS_MAX:]):
             address = parse(hop)
             if address is None:
                 # "unknown", or garbage: the last one that is known had it from there.
@@ -113,7 +113,8 @@ def _forwarded(headers: Headers) -> str:
     """The addresses that proxies name, in the order in which they do."""
     listed = headers.get("x-forwarded-for")
     if listed is not None:
-        return listed
+        # Cut before it is remembered: a client may have written most of it.
+        return listed[-FORWARDED_CHARACTERS_MAX:]
     hops = headers.get("forwarded")
     return "" if hops is None else ",".join(map(_for, hops[-FORWARDED_CHARACTERS_MAX:].split(",")))
 

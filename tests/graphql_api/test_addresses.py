@@ -2,7 +2,7 @@
 
 import pytest
 
-from graphql_api.wire.addresses import HOPS_MAX, Addresses, parse
+from graphql_api.wire.addresses import FORWARDED_CHARACTERS_MAX, HOPS_MAX, Addresses, _forwarded, parse
 
 PROXIES = ("10.0.0.0/8", "fd00::/8", "192.0.2.10")
 
@@ -51,6 +51,7 @@ def test_an_address_is_found_in_whatever_a_proxy_writes(text: str, address: str 
         ("10.1.2.3", {"x-forwarded-for": "192.0.2.1, unknown, 10.0.0.9"}, "10.0.0.9"),
         ("10.1.2.3", {"x-forwarded-for": ""}, "10.1.2.3"),
         ("10.1.2.3", {"x-forwarded-for": "," * 5_000}, "10.1.2.3"),
+        ("10.1.2.3", {"x-forwarded-for": "x" * 60_000 + ", 192.0.2.1"}, "192.0.2.1"),
         ("10.1.2.3", {"x-forwarded-for": ", ".join(["192.0.2.1"] + ["10.0.0.9"] * HOPS_MAX)}, "10.0.0.9"),
         ("10.1.2.3", {"x-forwarded-for": ", ".join(["192.0.2.1"] + ["10.0.0.9"] * (HOPS_MAX - 1))}, "192.0.2.1"),
         ("10.1.2.3", {"forwarded": 'for="[2001:db8::1]:47";proto=https, For=10.0.0.9;by=10.1.2.3'}, "2001:db8::1"),
@@ -94,3 +95,8 @@ def test_a_proxy_that_is_not_trusted_is_named_once(caplog: pytest.LogCaptureFixt
         addresses.counted_as("10.1.2.3", {"x-forwarded-for": "192.0.2.1"})
     (record,) = caplog.records
     assert "10.1.2.3, which SPECTRAL_TRUSTED_PROXIES does not name" in record.message
+
+
+def test_what_is_remembered_of_what_clients_write_is_bounded() -> None:
+    assert len(_forwarded({"x-forwarded-for": "x" * 60_000})) == FORWARDED_CHARACTERS_MAX
+    assert len(_forwarded({"forwarded": "for=" + "x" * 60_000})) <= FORWARDED_CHARACTERS_MAX
