@@ -19,8 +19,9 @@ test: $(READY) ## Run the tests
 test-interpreted: $(READY) ## Run the tests of the API with operations run by graphql-core
 	TEST_EXECUTION=interpreted $(BIN)/python -m pytest tests/graphql_api
 
-fuzz: $(READY) ## Ask both executors 20,000 operations; FUZZ_OPERATIONS says otherwise
+fuzz: $(READY) ## Ask both executors 20,000 operations, and send a server 100,000 inputs; FUZZ_OPERATIONS and FUZZ_INPUTS say otherwise
 	FUZZ_OPERATIONS=$${FUZZ_OPERATIONS:-20000} $(BIN)/python -m pytest -s --timeout 3600 tests/graphql_api/test_executors.py
+	FUZZ_INPUTS=$${FUZZ_INPUTS:-100000} $(BIN)/python -m pytest -s --timeout 3600 tests/hostile/test_fuzz.py
 
 torture: $(READY) ## Break everything while clients work, and check: make torture SECONDS=600 SEED=7 FEED=nats
 	$(BIN)/python -m tests.faults --seconds $(or $(SECONDS),300) $(if $(SEED),--seed $(SEED)) --feed $(or $(FEED),postgres)

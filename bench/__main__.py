@@ -182,6 +182,10 @@ def _other_table(rows: Sequence[Row], results: Results) -> Iterator[str]:
         yield _line(f"{row.title}, until all are served", f"{_short(figures['resume_s'])} s", "")
         yield _line("queries for that", f"{figures['resume_queries']:,.0f}", "")
         yield _line("CPU for each of them", f"{_short(figures['resume_us'])} µs", "")
+    if row := measured.get("resync"):
+        figures = _medians(results[row.title])
+        yield _line(row.title, f"{_short(figures['resync_ms'])} ms", "")
+        yield _line("longest stall of the event loop meanwhile", f"{_short(figures['stall_ms'])} ms", "")
     if row := measured.get("start"):
         figures = _medians(results[row.title])
         yield _line("from start to the first answer", f"{_short(figures['start_ms'])} ms", "")

@@ -8,9 +8,11 @@ import asyncio
 import json
 import random
 import re
+import statistics
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -32,6 +34,7 @@ from bench.processes import (
     serving,
     wrk,
 )
+from storage import open_storage
 
 Figures: TypeAlias = dict[str, float]
 """What one round measured, by name; the unit is the end of the name."""
@@ -41,6 +44,7 @@ TOPICS: Final = 1_000
 STEADY_PER_S: Final = 200
 IDLE_SOCKETS: Final = 10_000
 IDLE_S: Final = 60.0
+RESYNCS: Final = 5
 # Where the hot task stands in the load generator's list, behind the tasks.
 HOT: Final = len(TASK_IDS)
 # Operations of the floor: all of its sockets get the same bytes.
@@ -339,6 +343,32 @@ async def _resume(stage: Stage) -> Figures:
     }
 
 
+async def _resync(stage: Stage) -> Figures:
+    """By the storage alone, because a server tells nobody when it begins to compare."""
+    async with (
+        open_storage(stage.url, upgrade=False, feed_url=stage.url) as storage,
+        AsyncExitStack() as stack,
+    ):
+        for task_id in TASK_IDS:
+            watch = await stack.enter_async_context(aclosing(storage.watch(task_id)))
+            await anext(watch)
+        follower = storage.follower
+        took_ms: list[float] = []
+        stalls_ms: list[float] = []
+        while len(took_ms) < RESYNCS:
+            seen, stalled_s = follower.resyncs, 0.0
+            follower.resync()
+            while follower.resyncs == seen:
+                turn = time.perf_counter()
+                await asyncio.sleep(0)
+                stalled_s = max(stalled_s, time.perf_counter() - turn)
+            took_ms.append(1e3 * follower.resync_s)
+            stalls_ms.append(1e3 * stalled_s)
+        if follower.repairs:
+            raise Failed(f"Nothing had changed, and {follower.repairs} tasks were mended.")
+    return {"resync_ms": statistics.median(took_ms), "stall_ms": statistics.median(stalls_ms)}
+
+
 async def _idle_service(stage: Stage) -> Figures:
     async with stage.new_service() as server:
         return await _idle(stage, server, own=True)
@@ -486,6 +516,7 @@ OTHERS: Final = (
         sockets=IDLE_SOCKETS,
     ),
     Row("resume", f"{IDLE_SOCKETS:,} sockets that come back at once", _resume, sockets=IDLE_SOCKETS),
+    Row("resync", f"comparing {len(TASK_IDS):,} watched tasks with the database", _resync),
     Row("start", "start", _start),
 )
 ROWS: Final = (*LOADS, *OTHERS)

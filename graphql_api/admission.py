@@ -194,8 +194,8 @@ class _Remembered:
 
 
 def name_of(viewer: Viewer, authorization: str | None) -> str:
-    """By which name a credential is counted: a token that is renewed is the same client."""
-    return viewer.name or f"#{hash(authorization)}"
+    """By which name a credential is counted: one that is renewed is the same client, a task token one of its own."""
+    return viewer.name if viewer.name and viewer.task_id is None else f"#{hash(authorization)}"
 
 
 def _buckets(per_second: float, burst_s: float, clock: Callable[[], float]) -> Buckets | None:

@@ -42,7 +42,7 @@ class App:
 
 def build_app(settings: Settings, storage: Storage, stopping: asyncio.Event) -> App:
     """The application. `stopping` is set when the server begins to stop: streams end, and it is not ready."""
-    doorkeeper = Doorkeeper(settings.access, storage.keys, Tokens(settings))
+    doorkeeper = Doorkeeper(settings.access, storage.keys, storage.task_tokens, Tokens(settings))
     admission = Admission(settings, doorkeeper)
     plans = Plans(
         schema,

@@ -1,8 +1,10 @@
-"""The command line: ``spectral-notify serve | migrate | schema | keys``."""
+"""The command line: ``spectral-notify serve | migrate | schema | keys | token-keys``."""
 
 import asyncio
+import logging
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from datetime import datetime
 from importlib.metadata import version
 from typing import Annotated, Any, TypeVar
 
@@ -11,10 +13,12 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from graphql_api import audit
+from graphql_api.audit import Action
 from graphql_api.logs import set_up_logs
 from graphql_api.schema import sdl
 from graphql_api.server import open_configured_storage, open_database, serve
-from graphql_api.settings import Settings, read_settings
+from graphql_api.settings import read_settings
 from storage import Permission, Refusal, StartupError, Storage, upgrade_database
 
 T = TypeVar("T")
@@ -29,6 +33,10 @@ app = typer.Typer(
 )
 keys_app = typer.Typer(help="Make, list and revoke API keys; also beside a running server.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
+token_keys_app = typer.Typer(
+    help="List, replace and revoke the keys that sign task tokens; also beside a running server.", no_args_is_help=True
+)
+app.add_typer(token_keys_app, name="token-keys")
 
 
 def main() -> None:
@@ -97,33 +105,71 @@ def create_key(
     ],
 ) -> None:
     """Create a key and print it, alone, on stdout. It is shown this once and kept as a hash."""
-    settings = read_settings()
-    set_up_logs("warning")
-    typer.echo(_with_storage(settings, lambda storage: storage.keys.create(name, permission)))
+    key = _with_storage(lambda storage: storage.keys.create(name, permission))
+    audit.record(Action.API_KEY_CREATE, actor=audit.person(), key=name, permissions=" ".join(sorted(permission)))
+    typer.echo(key)
 
 
 @keys_app.command("list")
 def list_keys() -> None:
     """List the keys, the revoked ones too."""
-    settings = read_settings()
-    set_up_logs("warning")
     table = Table("NAME", "PERMISSIONS", "CREATED (UTC)", "REVOKED (UTC)", box=None, pad_edge=False)
-    for key in _with_storage(settings, lambda storage: storage.keys.list()):
+    for key in _with_storage(lambda storage: storage.keys.list()):
         permissions = " ".join(permission for permission in Permission if permission in key.permissions)
-        revoked = f"{key.revoked_at:%Y-%m-%d %H:%M:%S}" if key.revoked_at else ""
-        table.add_row(key.name, permissions, f"{key.created_at:%Y-%m-%d %H:%M:%S}", revoked)
-    Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False).print(table)
+        table.add_row(key.name, permissions, _instant(key.created_at), _instant(key.revoked_at))
+    _print(table)
 
 
 @keys_app.command("revoke")
 def revoke_key(name: Annotated[str, typer.Argument(help="The name of the key.")]) -> None:
-    """Make a key open nothing any more. Running servers notice within ten seconds."""
+    """Make a key open nothing any more, nor the task tokens made with it. Running servers notice within ten seconds."""
+    _with_storage(lambda storage: storage.keys.revoke(name))
+    audit.record(Action.API_KEY_REVOKE, actor=audit.person(), key=name)
+
+
+@token_keys_app.command("list")
+def list_token_keys() -> None:
+    """List the keys that sign task tokens, or did so before and still verify them."""
+    table = Table("KEY", "CREATED (UTC)", "RETIRED (UTC)", box=None, pad_edge=False)
+    for key in _with_storage(lambda storage: storage.signing_keys.list()):
+        table.add_row(key.key_id, _instant(key.created_at), _instant(key.retired_at))
+    _print(table)
+
+
+@token_keys_app.command("rotate")
+def rotate_token_key() -> None:
+    """Make a key that signs from now on, and print its ID. What was signed before stays good until it expires."""
+    if read_settings().token_secret is not None:
+        raise StartupError(
+            "SPECTRAL_TOKEN_SECRET signs task tokens: give it another value, and the one that it has to "
+            "SPECTRAL_TOKEN_SECRET_PREVIOUS."
+        )
+    key_id = _with_storage(lambda storage: storage.signing_keys.rotate())
+    audit.record(Action.SIGNING_KEY_ROTATE, actor=audit.person(), key=key_id)
+    typer.echo(key_id)
+
+
+@token_keys_app.command("revoke")
+def revoke_token_key(key: Annotated[str, typer.Argument(help="The ID of the key, as it is listed.")]) -> None:
+    """Forget a key, so that no task token that it signed opens anything. Running servers notice within ten seconds."""
+    _with_storage(lambda storage: storage.signing_keys.remove(key))
+    audit.record(Action.SIGNING_KEY_REVOKE, actor=audit.person(), key=key)
+
+
+def _instant(time: datetime | None) -> str:
+    return "" if time is None else f"{time:%Y-%m-%d %H:%M:%S}"
+
+
+def _print(table: Table) -> None:
+    Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False).print(table)
+
+
+def _with_storage(use: Callable[[Storage], Awaitable[T]]) -> T:
+    """Use the storage for a command, whose log is what went wrong and what was done."""
     settings = read_settings()
     set_up_logs("warning")
-    _with_storage(settings, lambda storage: storage.keys.revoke(name))
+    audit.log.setLevel(logging.INFO)
 
-
-def _with_storage(settings: Settings, use: Callable[[Storage], Awaitable[T]]) -> T:
     async def run() -> T:
         async with (
             open_database(settings, role="command") as url,

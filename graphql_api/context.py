@@ -30,7 +30,7 @@ class Context:
 
     async def events(self, task_id: str, first_seq: int, last_seq: int) -> Sequence[Event]:
         """Events of a task's log, as many as the operation may still read."""
-        self.viewer.require(Permission.READ)
+        self.viewer.require(Permission.READ, task_id)
         self.events_left -= max(0, last_seq - first_seq + 1)
         if self.events_left < 0:
             raise TooLarge(f"One operation may read at most {OPERATION_EVENTS_MAX} events; ask for fewer.")

@@ -7,9 +7,10 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 import storage
+from graphql_api.audit import Action, recorded
 from graphql_api.context import Info
 from graphql_api.queries import TaskId
-from graphql_api.types import EventInput, Task, given
+from graphql_api.types import EventInput, IssuedTaskToken, Task, given
 from storage import (
     AddEvent,
     Cancel,
@@ -20,8 +21,11 @@ from storage import (
     Fail,
     Permission,
     Status,
+    TokenScope,
     UpdateProgress,
 )
+
+TASK_TOKEN_LIFETIME_DEFAULT_S = 3_600
 
 IdempotencyKey = Annotated[
     str | None,
@@ -59,17 +63,18 @@ async def _create(
 ) -> storage.Task:
     """Create a task."""
     viewer = info.context.viewer
-    viewer.require(Permission.CREATE)
-    return await _change(
-        info,
-        Create(
-            task_id=task_id,
-            status=status or Status.PENDING,
-            progress=progress or 0,
-            metadata=given(metadata),
-            created_by=viewer.name,
-        ),
-    )
+    with recorded(Action.TASK_CREATE, viewer, task_id=task_id):
+        viewer.require(Permission.CREATE)
+        return await _change(
+            info,
+            Create(
+                task_id=task_id,
+                status=status or Status.PENDING,
+                progress=progress or 0,
+                metadata=given(metadata),
+                created_by=viewer.name,
+            ),
+        )
 
 
 async def _add_event(
@@ -79,7 +84,8 @@ async def _add_event(
     idempotency_key: IdempotencyKey = UNSET,
 ) -> storage.Task:
     """Write an event."""
-    info.context.viewer.require(Permission.REPORT)
+    viewer = info.context.viewer
+    viewer.require(Permission.REPORT, task_id)
     return await _change(
         info,
         AddEvent(
@@ -89,6 +95,7 @@ async def _add_event(
             progress=given(event.progress),
             metadata=given(event.metadata),
             idempotency_key=given(idempotency_key),
+            actor=viewer.name,
         ),
     )
 
@@ -96,18 +103,22 @@ async def _add_event(
 async def _update_progress(
     info: Info, task_id: TaskId, progress: Progress, idempotency_key: IdempotencyKey = UNSET
 ) -> storage.Task:
-    info.context.viewer.require(Permission.REPORT)
+    viewer = info.context.viewer
+    viewer.require(Permission.REPORT, task_id)
     return await _change(
-        info, UpdateProgress(task_id=task_id, progress=progress, idempotency_key=given(idempotency_key))
+        info,
+        UpdateProgress(task_id=task_id, progress=progress, idempotency_key=given(idempotency_key), actor=viewer.name),
     )
 
 
 async def _complete(
     info: Info, task_id: TaskId, metadata: Metadata = UNSET, idempotency_key: IdempotencyKey = UNSET
 ) -> storage.Task:
-    info.context.viewer.require(Permission.REPORT)
+    viewer = info.context.viewer
+    viewer.require(Permission.REPORT, task_id)
     return await _change(
-        info, Complete(task_id=task_id, metadata=given(metadata), idempotency_key=given(idempotency_key))
+        info,
+        Complete(task_id=task_id, metadata=given(metadata), idempotency_key=given(idempotency_key), actor=viewer.name),
     )
 
 
@@ -119,26 +130,64 @@ async def _fail(
     idempotency_key: IdempotencyKey = UNSET,
 ) -> storage.Task:
     """End a task in FAILED."""
-    info.context.viewer.require(Permission.REPORT)
+    viewer = info.context.viewer
+    viewer.require(Permission.REPORT, task_id)
     return await _change(
         info,
-        Fail(task_id=task_id, error=error, metadata=given(metadata), idempotency_key=given(idempotency_key)),
+        Fail(
+            task_id=task_id,
+            error=error,
+            metadata=given(metadata),
+            idempotency_key=given(idempotency_key),
+            actor=viewer.name,
+        ),
     )
 
 
 async def _cancel(
     info: Info, task_id: TaskId, metadata: Metadata = UNSET, idempotency_key: IdempotencyKey = UNSET
 ) -> storage.Task:
-    info.context.viewer.require(Permission.REPORT)
-    return await _change(
-        info, Cancel(task_id=task_id, metadata=given(metadata), idempotency_key=given(idempotency_key))
-    )
+    viewer = info.context.viewer
+    with recorded(Action.TASK_CANCEL, viewer, task_id=task_id):
+        viewer.require(Permission.REPORT, task_id)
+        return await _change(
+            info,
+            Cancel(
+                task_id=task_id, metadata=given(metadata), idempotency_key=given(idempotency_key), actor=viewer.name
+            ),
+        )
 
 
 async def _delete(info: Info, task_id: TaskId) -> strawberry.ID:
-    info.context.viewer.require(Permission.DELETE)
-    await info.context.storage.writer.submit(Delete(task_id=task_id))
+    viewer = info.context.viewer
+    with recorded(Action.TASK_DELETE, viewer, task_id=task_id):
+        viewer.require(Permission.DELETE)
+        await info.context.storage.writer.submit(Delete(task_id=task_id))
     return task_id
+
+
+async def _create_task_token(
+    info: Info,
+    task_id: Annotated[
+        strawberry.ID, strawberry.argument(description="The one task that it opens; it need not exist yet.")
+    ],
+    scope: Annotated[TokenScope, strawberry.argument(description="What it opens the task for.")],
+    expires_in_seconds: Annotated[
+        int | None, strawberry.argument(description="For how long it is good: 1 to 2,592,000, which are 30 days.")
+    ] = TASK_TOKEN_LIFETIME_DEFAULT_S,
+) -> IssuedTaskToken:
+    """Make a token."""
+    viewer = info.context.viewer
+    with recorded(Action.TASK_TOKEN_CREATE, viewer, task_id=task_id, scope=scope):
+        viewer.require(Permission.CREATE)
+        token, expires_at = await info.context.storage.task_tokens.sign(
+            task_id,
+            scope,
+            TASK_TOKEN_LIFETIME_DEFAULT_S if expires_in_seconds is None else expires_in_seconds,
+            made_by=viewer.name,
+            made_with=viewer.key_id,
+        )
+    return IssuedTaskToken(token=token, expires_at=expires_at)
 
 
 @strawberry.type(description="What can be done. What is answered is on disk.")
@@ -167,4 +216,8 @@ class Mutation:
     )
     delete = strawberry.mutation(
         resolver=_delete, description="Remove a task with its history; returns its ID. Needs DELETE."
+    )
+    create_task_token = strawberry.mutation(
+        resolver=_create_task_token,
+        description="Make a credential for one task alone, for a viewer or a worker who has no other. Needs CREATE.",
     )

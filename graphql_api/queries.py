@@ -17,7 +17,7 @@ TaskId = Annotated[strawberry.ID, strawberry.argument(description="The ID of the
 
 
 async def _task(info: Info, task_id: TaskId) -> storage.Task | None:
-    info.context.viewer.require(Permission.READ)
+    info.context.viewer.require(Permission.READ, task_id)
     return await info.context.storage.reader.task(task_id)
 
 

@@ -17,7 +17,9 @@ from typing import Any, Final, Literal
 import uvicorn
 import uvloop
 
+from graphql_api import audit
 from graphql_api.app import PATH, App, build_app
+from graphql_api.audit import Action
 from graphql_api.logs import set_up_logs
 from graphql_api.settings import Settings
 from graphql_api.wire import http, websocket
@@ -29,7 +31,8 @@ log = logging.getLogger(__name__)
 
 # Longer than proxies keep an idle connection, so that the proxy is the one that closes it.
 KEEP_ALIVE_S: Final = 75
-# What was sent must be acknowledged by the client's machine within this, or the kernel ends the connection.
+# What was sent must be acknowledged by the client's machine within this, or the kernel ends the connection. Longer than
+# it takes to find a socket whose client does not read, which is told so.
 ACKNOWLEDGED_WITHIN_S: Final = 50
 BACKLOG: Final = 2_048
 # Objects that may have come to live, net, before the collector looks for garbage among them.
@@ -63,6 +66,10 @@ async def open_configured_storage(
         pool_wait_s=settings.database_wait_ms / 1000,
         statement_timeout_ms=settings.statement_timeout_ms,
         lock_timeout_ms=settings.lock_timeout_ms,
+        token_secrets=[
+            None if secret is None else secret.get_secret_value()
+            for secret in (settings.token_secret, settings.token_secret_previous)
+        ],
     ) as storage:
         yield storage
 
@@ -277,6 +284,7 @@ async def _first_key(storage: Storage, path: Path) -> str | None:
     except BadInput:
         log.warning("%s is gone; make another key with `spectral-notify keys create NAME --permission ADMIN`.", path)
         return None
+    audit.record(Action.API_KEY_CREATE, actor="first start", key="admin", permissions=Permission.ADMIN)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(key + "\n")

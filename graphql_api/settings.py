@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from storage import StartupError
 
 PREFIX: Final = "SPECTRAL_"
-JWT_SECRET_CHARACTERS_MIN: Final = 32
+SECRET_CHARACTERS_MIN: Final = 32
 _FEEDS: Final = ("nats://", "tls://")
 
 
@@ -44,8 +44,8 @@ def _not_empty(value: Any) -> Any:
 
 
 def _long_enough(secret: SecretStr) -> SecretStr:
-    if len(secret.get_secret_value()) < JWT_SECRET_CHARACTERS_MIN:
-        raise ValueError(f"it must have at least {JWT_SECRET_CHARACTERS_MIN} characters")
+    if len(secret.get_secret_value()) < SECRET_CHARACTERS_MIN:
+        raise ValueError(f"it must have at least {SECRET_CHARACTERS_MIN} characters")
     return secret
 
 
@@ -117,7 +117,7 @@ class Settings(BaseSettings):
         default=5_000,
         ge=100,
         le=60_000,
-        description="How long a request waits for a connection before it is UNAVAILABLE.",
+        description="How long a request waits for a connection, or a change to be written, before it is UNAVAILABLE.",
     )
     statement_timeout_ms: int = Field(
         default=10_000, ge=100, le=600_000, description="How long one statement may take in the database."
@@ -149,6 +149,15 @@ class Settings(BaseSettings):
     )
     jwt_audience: str | None = Field(default=None, description="What `aud` of a bearer token must hold.")
     jwt_issuer: str | None = Field(default=None, description="What `iss` of a bearer token must be.")
+    token_secret: Annotated[SecretStr, AfterValidator(_long_enough)] | None = Field(
+        default=None,
+        description="The secret that signs task tokens, at least 32 characters, the same for all servers of a "
+        "database. Without it they share a key that the database keeps.",
+    )
+    token_secret_previous: Annotated[SecretStr, AfterValidator(_long_enough)] | None = Field(
+        default=None,
+        description="The secret that was `SPECTRAL_TOKEN_SECRET` before: what it signed is good until it expires.",
+    )
     allowed_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = Field(
         default=(),
         description="Other origins whose web pages may connect, separated by commas, such as "

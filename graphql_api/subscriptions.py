@@ -24,7 +24,7 @@ def _task_updates(
     ] = UNSET,
 ) -> storage.Watch:
     """Watch a task."""
-    info.context.viewer.require(Permission.READ)
+    info.context.viewer.require(Permission.READ, task_id)
     return info.context.storage.watch(task_id, given(after_seq))
 
 

@@ -27,8 +27,8 @@ from storage import BadInput, StartupError, Unavailable, check_name
 
 log = logging.getLogger(__name__)
 
-# Clocks of issuers and servers may differ by so much.
-LEEWAY_S: Final = 10
+# Clocks of issuers and servers may differ by so much. Streams end so much later than their token does, too.
+LEEWAY_S: Final = 5
 # A token is read before anybody is known, so its size is bounded.
 TOKEN_CHARACTERS_MAX: Final = 8_192
 SUBJECT_CHARACTERS_MAX: Final = 255
@@ -45,6 +45,8 @@ class Claims:
 
     subject: str | None
     permissions: tuple[str, ...]
+    # Until when it is taken, in seconds since 1970.
+    good_until: float
 
 
 class Tokens:
@@ -83,7 +85,9 @@ class Tokens:
             raise Unauthenticated(f"The token is not for this server: {error}.") from None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             raise Unauthenticated("The credential is neither an API key nor a token accepted here.") from None
-        return Claims(_subject(claims.get("sub")), _permissions(claims.get("permissions")))
+        return Claims(
+            _subject(claims.get("sub")), _permissions(claims.get("permissions")), int(claims["exp"]) + LEEWAY_S
+        )
 
     async def _key(self, header: dict[str, Any]) -> tuple[Any, str]:
         algorithm = header.get("alg")

@@ -18,7 +18,7 @@ from strawberry.types.scalar import ScalarDefinition
 import storage
 from graphql_api.auth import Viewer
 from graphql_api.context import Info
-from storage import EventType, Permission, Status, TaskPage, UpdateType, cursor, history_range
+from storage import EventType, Permission, Status, TaskPage, TokenScope, UpdateType, cursor, history_range
 
 
 def given(value: Any) -> Any:
@@ -106,6 +106,15 @@ _enum(
         "ADMIN": "All of these.",
     },
 )
+_enum(
+    TokenScope,
+    "TokenScope",
+    "What a task token opens its task for.",
+    {
+        "READ": "Reading and watching: for viewers.",
+        "REPORT": "Reporting, and reading, too: for workers.",
+    },
+)
 
 
 def _event_id(event: strawberry.Parent[storage.Event]) -> strawberry.ID:
@@ -125,6 +134,10 @@ class TaskEvent:
     progress: int | None = strawberry.field(description="The progress that was reported with it, 0 to 100.")
     metadata: JSON | None = strawberry.field(description="What the reporter attached.")
     timestamp: datetime = strawberry.field(description="When it was written. Times of one task never run backwards.")
+    actor: str | None = strawberry.field(
+        description="Who reported it: the name of the API key, the token's `sub`, or `task-token:` and who made the "
+        "task token. Null for somebody without a credential."
+    )
 
 
 def _task_id(task: strawberry.Parent[storage.Task]) -> strawberry.ID:
@@ -275,18 +288,38 @@ class TaskConnection:
 
 
 def _permissions(viewer: strawberry.Parent[Viewer]) -> list[Permission]:
-    return [permission for permission in Permission if permission in viewer.permissions]
+    return viewer.may
+
+
+def _only_task_id(viewer: strawberry.Parent[Viewer]) -> strawberry.ID | None:
+    return None if viewer.task_id is None else strawberry.ID(viewer.task_id)
 
 
 @strawberry.type(name="Viewer", description="Whoever sends the operation.")
 class ViewerType:
     """Who calls; the value is a ``Viewer``."""
 
-    name: str | None = strawberry.field(description="The name of the API key, or the token's `sub`.")
+    name: str | None = strawberry.field(
+        description="The name of the API key, the token's `sub`, or `task-token:` and who made the task token."
+    )
     authenticated: bool = strawberry.field(description="Whether there was a credential, and it was good.")
     permissions = strawberry.field(
-        resolver=_permissions, description="What this caller may do, with what everybody may."
+        resolver=_permissions,
+        description="What this caller may do, with what everybody may; with a task token, on its task.",
     )
+    task_id = strawberry.field(
+        resolver=_only_task_id, description="The one task that a task token is for; null for all other callers."
+    )
+
+
+@strawberry.type(name="TaskToken", description="A credential for one task.")
+class IssuedTaskToken:
+    """A task token that was made."""
+
+    token: str = strawberry.field(
+        description='The token, which is sent as "Authorization: Bearer …". It is shown this once and kept nowhere.'
+    )
+    expires_at: datetime = strawberry.field(description="Until when it is good.")
 
 
 @strawberry.input(description="Which tasks of a list are meant. What is left out does not matter.")

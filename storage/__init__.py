@@ -9,7 +9,7 @@ This is the door; the rest of the package is behind it::
 """
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -32,16 +32,20 @@ from storage.feed_nats import NatsLink
 from storage.feed_postgres import PostgresLink
 from storage.follower import Follower
 from storage.keys import Key, Keys, Permission
-from storage.limits import check_name
+from storage.limits import TASK_ID_CHARACTERS_MAX, check_name
 from storage.link import Health, Link
 from storage.migrate import MIGRATION_WAIT_MS, current, head, migrate, require
 from storage.pool import Pool, open_pool
 from storage.reader import LogPage, Reader, TaskPage, cursor, history_range
+from storage.signing_keys import SigningKey, SigningKeys
 from storage.task import Event, EventType, Json, Status, Task, Update, UpdateType
+from storage.task_tokens import TASK_TOKEN_PREFIX, NotTrusted, TaskToken, TaskTokens, TokenScope
 from storage.watch import Watch
 from storage.writer import Writer
 
 __all__ = [
+    "TASK_ID_CHARACTERS_MAX",
+    "TASK_TOKEN_PREFIX",
     "AddEvent",
     "BadInput",
     "Cancel",
@@ -59,9 +63,11 @@ __all__ = [
     "Keys",
     "Listener",
     "LogPage",
+    "NotTrusted",
     "Permission",
     "Refusal",
     "Report",
+    "SigningKey",
     "StartupError",
     "Status",
     "Storage",
@@ -70,6 +76,9 @@ __all__ = [
     "TaskFinished",
     "TaskNotFound",
     "TaskPage",
+    "TaskToken",
+    "TaskTokens",
+    "TokenScope",
     "TooLarge",
     "Unavailable",
     "Update",
@@ -107,6 +116,8 @@ class Storage:
     writer: Writer
     reader: Reader
     keys: Keys
+    signing_keys: SigningKeys
+    task_tokens: TaskTokens
 
     @property
     def feed_health(self) -> Health:
@@ -156,11 +167,13 @@ async def open_storage(
     pool_wait_s: float = POOL_WAIT_S,
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
+    token_secrets: Sequence[str | None] = (),
 ) -> AsyncIterator[Storage]:
     """Open a database and work until the block ends; changes that were accepted are finished first.
 
     `feed_url` says how other processes on the same database are heard: a PostgreSQL that is reached directly, or
-    `nats://…`. Without it there must be none.
+    `nats://…`. Without it there must be none. Task tokens are signed with the first of the `token_secrets` and verified
+    with all of them; without a first, with keys that the database keeps.
 
     Its schema is brought up to date, or, without `upgrade`, must be so already.
     """
@@ -184,11 +197,15 @@ async def open_storage(
             groups_max=GROUPS_MAX if connections_max > 2 * GROUPS_MAX else 1,
             group_commands_max=group_commands_max,
             waiting_commands_max=waiting_commands_max,
+            wait_s=pool_wait_s,
         )
         reader = Reader(pool)
         follower = Follower(feed, reader)
         link = _link(feed_url, follower)
-        storage = Storage(pool, feed, follower, link, writer, reader, Keys(pool))
+        keys = Keys(pool)
+        signing_keys = SigningKeys(pool, token_secrets)
+        task_tokens = TaskTokens(signing_keys, keys)
+        storage = Storage(pool, feed, follower, link, writer, reader, keys, signing_keys, task_tokens)
         follower.start()
         try:
             if link is not None:
@@ -202,5 +219,6 @@ async def open_storage(
             await follower.close()
             await storage.reader.close()
             await storage.keys.close()
+            await storage.signing_keys.close()
     finally:
         await pool.close()

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final
 import orjson
 
 from storage.limits import (
+    ACTOR_CHARACTERS_MAX,
     CREATED_BY_CHARACTERS_MAX,
     IDEMPOTENCY_KEY_CHARACTERS_MAX,
     TASK_ID_CHARACTERS_MAX,
@@ -68,10 +69,15 @@ class Report(Command):
 
     metadata: Any = None
     idempotency_key: str | None = None
+    # Who reports; None for somebody without a credential. Not part of the fingerprint: a repetition may come with
+    # another credential, and is one nevertheless.
+    actor: str | None = None
     metadata_json: Json | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         Command.__post_init__(self)
+        if self.actor is not None:
+            check_name("actor", self.actor, ACTOR_CHARACTERS_MAX)
         if self.idempotency_key is not None:
             check_name("idempotencyKey", self.idempotency_key, IDEMPOTENCY_KEY_CHARACTERS_MAX)
         object.__setattr__(self, "metadata_json", metadata_json(self.metadata))

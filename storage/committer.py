@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 ALONE_LOCK_TIMEOUT_MS: Final = 10
 # When the log is read after a commit whose outcome is unknown: it may still be on its way.
 LOOK_AFTER_S: Final = (0, 2, 15)
+# However long a group has waited, it has so much time for a connection.
+CONNECT_WITHIN_MIN_S: Final = 1.0
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 
 
@@ -35,6 +37,8 @@ class Entry:
 
     command: Command
     size: int
+    # By the loop's clock, until when a connection is waited for.
+    due: float
     future: asyncio.Future[Task | None]
 
 
@@ -48,11 +52,14 @@ class Committer:
         self._remembered = remembered
         self._clock = clock
         self._connection: Connection | None = None
+        # Until when the group under way waits for one.
+        self._due = 0.0
 
     async def work_off(self, group: list[Entry]) -> None:
         """Do what the commands of a group ask, and answer each; the tasks must be in no other group meanwhile."""
         error: Exception | None = None
         seen: Mapping[str, Task] = {}
+        self._due = max(group[0].due, asyncio.get_running_loop().time() + CONNECT_WITHIN_MIN_S)
         now = self._clock()
         decided = decide_from_memory([entry.command for entry in group], now, self._remembered)
         if decided.seen:
@@ -139,7 +146,8 @@ class Committer:
         if self._connection is not None and not self._connection.sound:
             self.disconnect()
         if self._connection is None:
-            self._connection = await self._pool.acquire()
+            left_s = max(0.0, self._due - asyncio.get_running_loop().time())
+            self._connection = await self._pool.acquire(connect_within_s=left_s)
         return self._connection
 
     def _answer_alike(self, group: Sequence[Entry], outcome: Exception) -> None:

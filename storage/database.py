@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import socket
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -17,6 +18,9 @@ log = logging.getLogger(__name__)
 
 # By all hosts together, where the URL names several.
 CONNECT_TIMEOUT_S: Final = 5
+# What was sent must be acknowledged by the server's machine within this, or the kernel ends the connection: a network
+# that swallows everything is found out long before a statement would have had its time.
+ACKNOWLEDGED_WITHIN_S: Final = 3
 # How much longer than the server the driver waits for the end of a statement.
 DRIVER_GRACE_S: Final = 5
 # What the URL may say to SQLAlchemy and not to the driver.
@@ -171,6 +175,7 @@ class Connector:
             else:
                 if place:
                     self._hosts = [host, *hosts[:place], *hosts[place + 1 :]]
+                _bound_silence(driver)
                 return driver
         raise AssertionError("there is no host")
 
@@ -182,6 +187,13 @@ def _hosts(arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not isinstance(ports, list):
         ports = [ports] * len(hosts)
     return [{"host": host, "port": port} for host, port in zip(hosts, ports, strict=True)]
+
+
+def _bound_silence(driver: Any) -> None:
+    """Have the kernel end a connection over which nothing arrives any more. The driver has no setting for it."""
+    connection = driver._transport.get_extra_info("socket")
+    if connection.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * ACKNOWLEDGED_WITHIN_S)
 
 
 async def _is_own(driver: Any) -> bool:
@@ -243,7 +255,7 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, NotConnected) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, TimeoutError):
-        return f"it did not answer within {CONNECT_TIMEOUT_S} s"
+        return "it did not answer in time"
     if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
         return "none of the hosts is as target_session_attrs wants it"
     if isinstance(error, OSError | DBAPIError | asyncpg.PostgresError):

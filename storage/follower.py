@@ -9,6 +9,7 @@ table every few seconds.
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final
@@ -51,6 +52,8 @@ class Follower:
         """How often the table had what no announcement told of in time."""
         self.resyncs = 0
         """How often all were compared."""
+        self.resync_s = 0.0
+        """How long that took the last time."""
         feed.behind = self.follow
 
     def start(self) -> None:
@@ -147,10 +150,12 @@ class Follower:
                 pass
 
     async def _compare_all(self) -> None:
+        began = time.monotonic()
         watched = self._feed.watched
         missing: dict[str, int] = {}
         for start in range(0, len(watched), RESYNC_TASKS_MAX):
             missing |= await self._missing(watched[start : start + RESYNC_TASKS_MAX])
+        self.resync_s = time.monotonic() - began
         self.resyncs += 1
         await self._mend(missing)
 

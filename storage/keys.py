@@ -108,6 +108,11 @@ class Keys:
             return None
         return key
 
+    async def stands(self, key_id: str) -> bool:
+        """Whether the key with this public half is there, and was not revoked."""
+        key = await self._recall(key_id)
+        return key is not None and key.revoked_at is None
+
     async def _recall(self, key_id: str) -> Key | None:
         now = self._clock()
         believed_until, key = self._remembered.get(key_id, (now, None))

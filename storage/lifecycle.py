@@ -80,7 +80,9 @@ def _create(task: Task | None, command: Create, now: datetime) -> Task:
         completed_at=times.get("completed_at"),
         failed_at=times.get("failed_at"),
         canceled_at=times.get("canceled_at"),
-        last_event=Event(command.task_id, 1, EventType.LOG, "Task created", None, command.metadata_json, now),
+        last_event=Event(
+            command.task_id, 1, EventType.LOG, "Task created", None, command.metadata_json, now, command.created_by
+        ),
     )
 
 
@@ -95,7 +97,7 @@ def _report(task: Task, command: Report, now: datetime) -> Task:
     if now < task.updated_at:
         now = task.updated_at
     seq = task.seq + 1
-    event = Event(task.task_id, seq, event_type, message, progress, command.metadata_json, now)
+    event = Event(task.task_id, seq, event_type, message, progress, command.metadata_json, now, command.actor)
     # One after the other: a copy with changes by name takes five times as long, and most reports change no more.
     reported = Task(
         task.task_id,

@@ -16,6 +16,8 @@ TASK_ID_CHARACTERS_MAX: Final = 255
 IDEMPOTENCY_KEY_CHARACTERS_MAX: Final = 255
 # The name of an API key, or the subject of a token, which another system may have chosen.
 CREATED_BY_CHARACTERS_MAX: Final = 255
+# Such a name, and before it what a task token says of itself.
+ACTOR_CHARACTERS_MAX: Final = 300
 MESSAGE_BYTES_MAX: Final = 64 * 1024
 METADATA_BYTES_MAX: Final = 256 * 1024
 # Deeper values are mistakes; parsers of clients give up at a few hundred levels.

@@ -195,7 +195,7 @@ class Pool:
     def __contains__(self, connection: Connection) -> bool:
         return connection in self._connections
 
-    async def acquire(self) -> Connection:
+    async def acquire(self, *, connect_within_s: float | None = None) -> Connection:
         """A connection of one's own until it is released, or NotConnected."""
         if self._places.locked():
             try:
@@ -211,7 +211,8 @@ class Pool:
                 return connection
             self._connections.discard(connection)
         try:
-            connection = await self._connect()
+            async with asyncio.timeout(connect_within_s):
+                connection = await self._connect()
         except BaseException as error:
             self._places.release()
             if isinstance(error, Exception):

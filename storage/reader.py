@@ -247,7 +247,7 @@ def _position(text: str) -> tuple[datetime, str]:
 
 def _slice_of(task_id: str, row: Sequence[Any]) -> _Slice:
     """The events that a row of arrays is: one for each of the columns of events, all as long."""
-    cut, seqs, event_types, messages, progresses, metadata, timestamps = row
+    cut, seqs, event_types, messages, progresses, metadata, timestamps, actors = row
     if seqs is None:
         return _Slice((), False)
     events = tuple(
@@ -260,6 +260,7 @@ def _slice_of(task_id: str, row: Sequence[Any]) -> _Slice:
             progresses,
             [None if text is None else Json(text) for text in metadata],
             timestamps,
+            actors,
         )
     )
     # The last one shows that it is one too many; but the first comes whatever its size: there must be something to go

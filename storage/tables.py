@@ -90,6 +90,8 @@ task_events = Table(
     # The key that a client gave with the report, and what it stood for.
     Column("idempotency_key", _Name),
     Column("fingerprint", LargeBinary),
+    # Who reported it; NULL for somebody without a credential, and in what is older than the column.
+    Column("actor", Text),
     PrimaryKeyConstraint("task_id", "seq"),
     CheckConstraint("seq >= 1", name="seq"),
     CheckConstraint("event_type IN ('LOG', 'PROGRESS', 'ERROR', 'SUCCESS')", name="event_type"),
@@ -120,6 +122,19 @@ api_keys = Table(
     Index(None, "name", unique=True, postgresql_where=text("revoked_at IS NULL")),
 )
 
+signing_keys = Table(
+    "signing_keys",
+    schema,
+    # What a task token says of the key that signed it.
+    Column("key_id", _Name, nullable=False),
+    # All servers sign and verify with it, so it is kept as it is.
+    Column("secret", LargeBinary, nullable=False),
+    Column("created_at", _Time, nullable=False),
+    # Since when it signs no more; what it signed is good until it expires.
+    Column("retired_at", _Time),
+    PrimaryKeyConstraint("key_id"),
+)
+
 
 def _read(column: Column[Any]) -> ColumnElement[Any]:
     # JSON is read as the text that it is sent as.
@@ -143,6 +158,6 @@ def task_of(row: Iterable[Any]) -> Task:
 
 def event_of(task_id: str, row: Iterable[Any]) -> Event:
     """The event that a row of ``event_columns`` is."""
-    seq, event_type, message, progress, metadata, timestamp = row
+    seq, event_type, message, progress, metadata, timestamp, actor = row
     text = None if metadata is None else Json(metadata)
-    return Event(task_id, seq, EVENT_TYPES[event_type], message, progress, text, timestamp)
+    return Event(task_id, seq, EVENT_TYPES[event_type], message, progress, text, timestamp, actor)

@@ -81,6 +81,8 @@ class Event(NamedTuple):
     progress: int | None
     metadata: Json | None
     timestamp: datetime
+    # Who reported it; None for somebody without a credential.
+    actor: str | None = None
 
 
 class Task(NamedTuple):

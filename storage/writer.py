@@ -17,7 +17,7 @@ from storage.commands import Command, size_of
 from storage.committer import Committer, Entry, answer
 from storage.errors import OutcomeUnknown, Unavailable
 from storage.feed import Feed
-from storage.pool import Pool
+from storage.pool import NOT_IN_TIME, Pool
 from storage.remembered import Remembered
 from storage.task import Task
 
@@ -40,10 +40,12 @@ class Writer:
         groups_max: int,
         group_commands_max: int,
         waiting_commands_max: int,
+        wait_s: float,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._group_commands_max = group_commands_max
         self._waiting_commands_max = waiting_commands_max
+        self._wait_s = wait_s
         self._waiting: deque[Entry] = deque()
         # The tasks of the groups under way, each with those commands that must wait for its group to end.
         self._held: dict[str, list[Entry]] = {}
@@ -74,8 +76,9 @@ class Writer:
         size = size_of(command)
         if self._waiting_commands >= self._waiting_commands_max or self._waiting_bytes + size > WAITING_BYTES_MAX:
             raise Unavailable(f"Too many changes are waiting to be written ({self._waiting_commands}); try again.")
-        future: asyncio.Future[Task | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(Entry(command, size, future))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Task | None] = loop.create_future()
+        self._waiting.append(Entry(command, size, loop.time() + self._wait_s, future))
         self._waiting_commands += 1
         self._waiting_bytes += size
         if self._idle and not self._beginning and self._due:
@@ -125,12 +128,17 @@ class Writer:
                     answer(entry, Unavailable("The server is shutting down; try again."))
 
     def _gather(self) -> list[Entry]:
-        """Take a group of what waits; its tasks are held until it is released."""
+        """Take a group of what waits, and refuse what has waited too long; its tasks are held until it is released."""
         group: list[Entry] = []
         task_ids: set[str] = set()
         size = 0
+        now = asyncio.get_running_loop().time()
+        late: list[Entry] = []
         while self._waiting and len(group) < self._group_commands_max:
             entry = self._waiting[0]
+            if entry.due < now:
+                late.append(self._waiting.popleft())
+                continue
             held = self._held.get(entry.command.task_id)
             if held is not None:
                 held.append(self._waiting.popleft())
@@ -143,7 +151,17 @@ class Writer:
             self._waiting_bytes -= entry.size
         self._waiting_commands -= len(group)
         self._held.update((task_id, []) for task_id in task_ids)
+        if late:
+            self._refuse(late)
         return group
+
+    def _refuse(self, late: list[Entry]) -> None:
+        """Tell callers that their commands have waited too long; nothing was done of them."""
+        log.warning("%d commands waited longer than %.1f s and were refused.", len(late), self._wait_s)
+        self._waiting_commands -= len(late)
+        for entry in late:
+            self._waiting_bytes -= entry.size
+            answer(entry, Unavailable(NOT_IN_TIME))
 
     def _release(self, group: list[Entry]) -> None:
         """Let go of a group's tasks; what waited for them is next."""

@@ -216,8 +216,8 @@ class GraphQLOverHTTP:
         authorization = headers.get("authorization")
         with self._admission.stream(viewer, authorization, source):
             async with aclosing(answers):
-                guarded = self._doorkeeper.guard(authorization, answers)
-                await self._stream(_FRAMINGS[accepted.stream_type], guarded, receive, send)
+                with self._doorkeeper.vigil.keeping(authorization) as expelled:
+                    await self._stream(_FRAMINGS[accepted.stream_type], answers, expelled, receive, send)
         return None
 
     def _operation(self, accepted: Accepted, body: bytes) -> Operation:
@@ -261,9 +261,14 @@ class GraphQLOverHTTP:
         return Refused(413, error, {"Connection": "close"})
 
     async def _stream(
-        self, framing: Framing, answers: AsyncGenerator[bytes, None], receive: Receive, send: Send
+        self,
+        framing: Framing,
+        answers: AsyncGenerator[bytes, None],
+        expelled: asyncio.Future[Refusal],
+        receive: Receive,
+        send: Send,
     ) -> None:
-        """Send answers until there are no more, the client is gone, or the server stops."""
+        """Send answers until there are no more, the credential ends, the client is gone, or the server stops."""
         headers = [(b"content-type", framing.content_type), (b"cache-control", b"no-cache, no-transform")]
         # Proxies that gather a response before they pass it on would hold the news back.
         headers.append((b"x-accel-buffering", b"no"))
@@ -272,7 +277,8 @@ class GraphQLOverHTTP:
         stopping = asyncio.create_task(self._stopping.wait(), name="stream: stop")
         try:
             # The outer is closed first: it has a step of the inner under way.
-            async with aclosing(answers), aclosing(_with_heartbeat(framing, answers, {gone, stopping})) as parts:
+            parts = _with_heartbeat(framing, answers, expelled, {gone, stopping})
+            async with aclosing(answers), aclosing(parts):
                 async for part in parts:
                     await send({"type": "http.response.body", "body": part, "more_body": True})
             if not gone.done():
@@ -296,17 +302,22 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def _with_heartbeat(
-    framing: Framing, answers: AsyncGenerator[bytes, None], ends: set[asyncio.Task[Any]]
+    framing: Framing,
+    answers: AsyncGenerator[bytes, None],
+    expelled: asyncio.Future[Refusal],
+    ends: set[asyncio.Task[Any]],
 ) -> AsyncGenerator[bytes, None]:
     yield framing.start
     while True:
         following = asyncio.create_task(_next(answers), name="stream: next")
+        awaited: set[asyncio.Future[Any]] = {following, expelled, *ends}
         try:
             while not following.done():
-                done, _ = await asyncio.wait(
-                    {following, *ends}, timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED
-                )
+                done, _ = await asyncio.wait(awaited, timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
                 if done & ends:
+                    return
+                if expelled in done:
+                    yield framing.frame(encode({"errors": [refusal(expelled.result())]}))
                     return
                 if not done:
                     yield framing.heartbeat

@@ -37,7 +37,7 @@ def body(result: ExecutionResult, *, suggestions: bool = True) -> bytes:
 class Rendering:
     """What the events of one kind of subscriber become."""
 
-    __slots__ = ("__weakref__", "_executor", "_renderings", "_storage", "_variables", "_viewer")
+    __slots__ = ("__weakref__", "_executor", "_renderings", "_storage", "_variables", "viewer")
 
     def __init__(
         self, renderings: "Renderings", executor: Executor, variables: Variables, storage: Storage, viewer: Viewer
@@ -46,7 +46,8 @@ class Rendering:
         self._executor = executor
         self._variables = variables
         self._storage = storage
-        self._viewer = viewer
+        # For whom it is.
+        self.viewer = viewer
 
     def now(self, event: Any) -> bytes | None:
         """The bytes of an event; None when they must be waited for."""
@@ -72,7 +73,7 @@ class Rendering:
 
     def _execute(self, event: Any) -> ExecutionResult | Awaitable[ExecutionResult]:
         # What one operation may read is meant for each event anew.
-        return self._executor.execute(self._variables, Context(self._storage, self._viewer), event)
+        return self._executor.execute(self._variables, Context(self._storage, self.viewer), event)
 
 
 class Renderings:

@@ -5,6 +5,8 @@ message is on its way, so its ID is free again when the client hears the end. Wh
 to that operation; the socket is closed only for breaking the protocol, because it carries the client's other operations
 too.
 
+A credential is renewed by a `ping` whose payload has an authorization, and the `pong` says whether it was accepted.
+
 An operation has a task while it has something to wait for. A watch that has caught up has none: it listens, and an
 update is written to the socket while it is published.
 """
@@ -20,9 +22,9 @@ from urllib.parse import urlsplit
 from graphql import OperationType
 
 from graphql_api.admission import RETRY_PLACE_S, Admission, name_of
-from graphql_api.auth import Doorkeeper
+from graphql_api.auth import Doorkeeper, Viewer
 from graphql_api.context import Context
-from graphql_api.errors import RateLimited, refusal
+from graphql_api.errors import Forbidden, RateLimited, refusal
 from graphql_api.execution.json import decode, encode
 from graphql_api.execution.plan import Plans, RequestRefused, Stream
 from graphql_api.wire.headers import Headers
@@ -162,7 +164,7 @@ class Idle:
 class Operation:
     """One operation of a session, from `subscribe` to its last message."""
 
-    __slots__ = ("_next", "_session", "id", "size", "stream", "task")
+    __slots__ = ("_next", "_session", "id", "size", "stream", "task", "viewer")
 
     def __init__(self, session: "Session", operation_id: str, size: int) -> None:
         self._session = session
@@ -173,6 +175,8 @@ class Operation:
         self._next = b'{"id":%b,"type":"next","payload":' % encode(operation_id)
         # While it has something to wait for.
         self.task: asyncio.Task[None] | None = None
+        # Who asked for it, once that is known.
+        self.viewer: Viewer | None = None
         # Once it has begun, if it is a subscription.
         self.stream: Stream | None = None
 
@@ -184,7 +188,7 @@ class Operation:
         """Send an update while it is published, unless there is something to wait for first."""
         stream = self.stream
         assert stream is not None
-        if not self._session.may_speak_now:
+        if not self._session.socket.has_room:
             return False
         body = stream.rendering.now(update)
         if body is None:
@@ -241,15 +245,19 @@ class Session:
             endpoint.connection_init_timeout_s, self._init_is_due
         )
 
-    @property
-    def may_speak_now(self) -> bool:
-        """Whether there is room on the wire, and the credential need not be asked about."""
-        return self.socket.has_room and self._endpoint.doorkeeper.believes(self._authorization)
+    def expelled(self, error: Refusal) -> None:
+        """End the subscriptions: their credential is good no more. The client may renew it, and subscribe again."""
+        for operation in list(self._operations.values()):
+            if operation.stream is not None:
+                self.finish(operation, {"id": operation.id, "type": "error", "payload": [refusal(error)]})
+                operation.close()
 
     def end(self) -> None:
         """Give up all operations, and its places among the sockets."""
         self._ended = True
         self._had_init()
+        if self._authorization is not None:
+            self._endpoint.doorkeeper.vigil.dismiss(self._authorization, self)
         self._endpoint.idle.end(self)
         self._endpoint.admission.sockets_of_sources.give_back(self._source)
         self._endpoint.admission.sockets_of_credentials.give_back(self._counted_as)
@@ -295,7 +303,7 @@ class Session:
             case "connection_init":
                 return self._init(message)
             case "ping":
-                self._say({"type": "pong"})
+                return self._ping(message)
             case "pong":
                 pass
             case "subscribe":
@@ -315,11 +323,9 @@ class Session:
         payload = message.get("payload")
         if not isinstance(payload, dict | None):
             raise ProtocolBroken(BAD_REQUEST, "The payload of connection_init must be an object")
-        for name, value in (payload or {}).items():
-            if name.lower() == "authorization" and value is not None:
-                if not isinstance(value, str):
-                    raise ProtocolBroken(BAD_REQUEST, "The Authorization of connection_init must be a string")
-                self._authorization = value
+        brought = _authorization(message)
+        if brought is not None:
+            self._authorization = brought
         if self._authorization is None:
             self._acknowledge()
             return None
@@ -345,10 +351,42 @@ class Session:
                 self._counted_as = name
             self._acknowledge()
 
+    def _ping(self, message: dict[str, Any]) -> Awaitable[None] | None:
+        """Answer; with an authorization in the payload, renew the credential."""
+        authorization = _authorization(message)
+        if authorization is None:
+            self._say({"type": "pong"})
+            return None
+        if not self._acknowledged:
+            raise ProtocolBroken(UNAUTHORIZED, "Unauthorized")
+        return self._renew(authorization)
+
+    async def _renew(self, authorization: str) -> None:
+        """Let a credential take the place of the one before, if it is good for all that is open."""
+        try:
+            viewer = await self._endpoint.admission.sign_in(authorization, self._source)
+            for operation in self._operations.values():
+                if operation.viewer is not None and not viewer.covers(operation.viewer):
+                    raise Forbidden("The new credential may do less than the one by which operations are open.")
+        except Exception as error:  # noqa: BLE001 - told to the client, masked unless it is a refusal
+            self._say({"type": "pong", "payload": {"authorization": "refused", "error": refusal(error)}})
+            return
+        if self._authorization is not None:
+            self._endpoint.doorkeeper.vigil.dismiss(self._authorization, self)
+        self._authorization = authorization
+        self._be_watched()
+        self._say({"type": "pong", "payload": {"authorization": "accepted"}})
+
+    def _be_watched(self) -> None:
+        # While the credential was looked at, the socket may have been closed.
+        if self._authorization is not None and not self._ended:
+            self._endpoint.doorkeeper.vigil.admit(self._authorization, self)
+
     def _acknowledge(self) -> None:
         self._acknowledged = True
         self._had_init()
         self._endpoint.idle.begin(self)
+        self._be_watched()
         self._say({"type": "connection_ack"})
 
     def close(self, code: int, reason: str) -> None:
@@ -426,11 +464,17 @@ class Session:
         endpoint = self._endpoint
         request = endpoint.plans.read(payload)
         # Asked anew for each operation: a key may have been revoked since the socket was opened.
-        viewer = await endpoint.admission.viewer(self._authorization, self._source)
+        viewer, authorization = None, None
+        while viewer is None or authorization != self._authorization:
+            # Renewed meanwhile, perhaps.
+            authorization = self._authorization
+            viewer = operation.viewer = await endpoint.admission.viewer(authorization, self._source)
         plan = await endpoint.plans.plan(request.query, request.operation_name)
         context = Context(endpoint.storage, viewer)
         if plan.operation_type is OperationType.SUBSCRIPTION:
             operation.stream = await endpoint.plans.open(plan, request.variables, context)
+            # The same for all who are alike, rather than one for each.
+            operation.viewer = operation.stream.rendering.viewer
             # A stream may last for days; what it does not need goes now.
             payload.clear()
             return
@@ -467,7 +511,6 @@ class Session:
                 await self._send(operation, event)
 
     async def _send(self, operation: Operation, event: Any) -> None:
-        await self._endpoint.doorkeeper.check_again(self._authorization)
         assert operation.stream is not None
         body = await operation.stream.rendering.get(event)
         await self.socket.room()
@@ -486,6 +529,18 @@ class Session:
         # Quoted and cut: the reason may hold what the client sent.
         log.info("A socket was closed: %d %.200r", broken.code, str(broken))
         self.socket.close(broken.code, str(broken))
+
+
+def _authorization(message: dict[str, Any]) -> str | None:
+    """The credential that the payload of a message brings."""
+    payload = message.get("payload")
+    if isinstance(payload, dict):
+        for name, value in payload.items():
+            if name.lower() == "authorization" and value is not None:
+                if not isinstance(value, str):
+                    raise ProtocolBroken(BAD_REQUEST, f"The Authorization of {message['type']} must be a string")
+                return value
+    return None
 
 
 def _id(message: dict[str, Any]) -> str:

@@ -53,6 +53,8 @@ INVALID_DATA: Final = 1007
 POLICY_VIOLATION: Final = 1008
 SERVICE_RESTART: Final = 1012
 INTERNAL_ERROR: Final = 1011
+# Ours: "request timeout", as HTTP's 408. Clients come back after it.
+NOT_READING: Final = 4408
 
 
 class Refused(Exception):
@@ -141,12 +143,12 @@ class WebSocket(asyncio.Protocol):
         "_messages",
         "_paced_until",
         "_paused",
-        "_pinged",
         "_rest",
         "_resting",
         "_scheduled",
         "_session",
         "_unsent_bytes",
+        "_warned",
         "_watchman",
         "transport",
     )
@@ -177,7 +179,8 @@ class WebSocket(asyncio.Protocol):
         self._resting = False
         self._closing = False
         self._heard = True
-        self._pinged = False
+        # Whether it was found silent, or not reading, when it was looked at last.
+        self._warned = False
         # What waited for the peer to read, when it was looked at.
         self._unsent_bytes = 0
 
@@ -252,6 +255,7 @@ class WebSocket(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Have whoever speaks wait, and take nothing more: a pong is an answer, too."""
         self._full = True
+        self._warned = False
         self._go_on()
 
     def resume_writing(self) -> None:
@@ -439,15 +443,22 @@ class WebSocket(asyncio.Protocol):
     # Looks, and the end.
 
     def look(self) -> bool:
-        """Ping a peer that was silent, and close when it stays so; whether to look again."""
+        """Ping a peer that was silent, and close when it stays so, or does not read; whether to look again."""
         if self._closing or self._frames is None or self.transport.is_closing():
             return False
         unsent_bytes, self._unsent_bytes = self._unsent_bytes, self.transport.get_write_buffer_size()
-        # We do not listen to a peer that has to read first; that it reads is a sign of life, too.
-        if self._heard or (self._full and self._unsent_bytes < unsent_bytes):
-            self._heard = self._pinged = False
-        elif not self._pinged:
-            self._pinged = True
+        if self._full:
+            # It has to read before we listen to it again, and before a ping could reach it.
+            if not self._warned or self._unsent_bytes < unsent_bytes:
+                self._warned = True
+                return True
+            log.info("A socket was closed: its client read nothing for %.0f s.", LOOK_INTERVAL_S)
+            self.close(NOT_READING, "Nothing was read; connect again")
+            return False
+        if self._heard:
+            self._heard = self._warned = False
+        elif not self._warned:
+            self._warned = True
             self._frames.send_ping(b"")
             self._write_frames()
         else:

@@ -15,8 +15,8 @@ from tests.postgres import session
 
 _TASKS: Final = "SELECT * FROM tasks WHERE task_id = ANY($1)"
 _EVENTS: Final = (
-    "SELECT task_id, seq, event_type, message, progress, metadata::text AS metadata, timestamp, idempotency_key"
-    " FROM task_events WHERE task_id = ANY($1) ORDER BY task_id, seq"
+    "SELECT task_id, seq, event_type, message, progress, metadata::text AS metadata, timestamp, actor,"
+    " idempotency_key FROM task_events WHERE task_id = ANY($1) ORDER BY task_id, seq"
 )
 # What a fold of the log must give; metadata is not changed by reports.
 _FOLDED: Final = tuple(name for name in Task._fields if name not in ("metadata", "last_event", "created_by"))
@@ -165,7 +165,8 @@ def _fold(task_id: str, task: Task | None, lines: Sequence[Line], entries: Mappi
             yield f"{task_id}: the rules refuse event {event.seq} ({entry}) where it is: {refusal}"
             return
         assert state is not None and state.last_event is not None
-        if state.last_event._replace(metadata=None) != event._replace(metadata=None):
+        # Who reported it is not in the ledger: all did with one key.
+        if state.last_event._replace(metadata=None, actor=None) != event._replace(metadata=None, actor=None):
             yield f"{task_id}: event {event.seq} is {event}, and {entry} makes {state.last_event}."
             return
         if _value(state.last_event.metadata) != _value(event.metadata):
@@ -186,6 +187,7 @@ def _line(row: Any) -> Line:
         row["progress"],
         None if row["metadata"] is None else Json(row["metadata"]),
         row["timestamp"],
+        row["actor"],
     )
     return Line(event, row["idempotency_key"])
 

@@ -10,6 +10,7 @@ import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -39,11 +40,11 @@ class _Link:
 
 
 class Proxy:
-    """A port that leads to another port of this machine."""
+    """A port that leads to another port of this machine, or to a socket that has a path."""
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target: int | Path) -> None:
         self.port = free_port()
-        self._target_port = target_port
+        self._target = target
         self._server: asyncio.Server | None = None
         self._links: set[_Link] = set()
         self._delay_s = 0.0
@@ -117,7 +118,10 @@ class Proxy:
         reset = True
         try:
             await self._passing.wait()
-            far_reader, far_writer = await asyncio.open_connection(HOST, self._target_port)
+            if isinstance(self._target, Path):
+                far_reader, far_writer = await asyncio.open_unix_connection(self._target)
+            else:
+                far_reader, far_writer = await asyncio.open_connection(HOST, self._target)
             link.writers.append(far_writer)
             async with asyncio.TaskGroup() as pumps:
                 pumps.create_task(self._pump(reader, far_writer))

@@ -65,7 +65,8 @@ def serving(database: str) -> Serving:
             async with open_configured_storage(settings, database) as storage:
                 admin_key = admin_key or await storage.keys.create("admin", [Permission.ADMIN])
                 stopping = asyncio.Event()
-                server = _PromptServer(_uvicorn_config(settings, build_app(settings, storage, stopping)))
+                app = build_app(settings, storage, stopping)
+                server = _PromptServer(_uvicorn_config(settings, app))
                 serving = asyncio.create_task(server.serve(sockets=[listener]), name="server")
                 await server.reachable.wait()
                 try:
@@ -76,6 +77,7 @@ def serving(database: str) -> Serving:
                     server.stop()
                     await serving
                 assert storage.feed.subscribers == 0, "a subscription outlived the server"
+                assert len(app.websocket.doorkeeper.vigil) == 0, "a credential is watched over for nobody"
 
     return serve
 

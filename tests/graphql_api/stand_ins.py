@@ -111,6 +111,7 @@ class StandIn:
             progress=random.choice([None, 40]),
             metadata=random.choice([None, Json("[]")]),
             timestamp=_NOW.astimezone(),
+            actor=random.choice([None, "worker"]),
         )
         return cast("Event", self._spoiled(random, made, ["seq", "event_type", "message", "timestamp", "progress"]))
 

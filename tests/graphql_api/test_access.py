@@ -19,12 +19,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from graphql_api import auth, tokens
-from graphql_api.app import PATH
+from graphql_api import tokens
 from graphql_api.settings import Access
 from storage import Create, Delete, Permission
-from storage import keys as storage_keys
-from tests.graphql_api.clients import TRANSPORTS, WAIT_S, WATCH, Answer, Api, Transport, code, data, error, until
+from tests.graphql_api.clients import TRANSPORTS, WAIT_S, Answer, Api, code, data, error, until
 from tests.graphql_api.conftest import Serving
 
 # An operation for each permission, on a task that is there.
@@ -186,41 +184,6 @@ async def test_a_revoked_key_stops_working_for_requests_and_open_sockets_when_it
             response = await api.post({"query": VIEWER}, key=key)
             assert (response.status_code, code(response.json())) == (401, "UNAUTHENTICATED")
             assert code(await socket.ask(VIEWER)) == "UNAUTHENTICATED"
-
-
-@pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_an_open_stream_ends_with_its_credential(
-    serving: Serving, transport: Transport, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(storage_keys, "BELIEVED_S", 0.0)
-    monkeypatch.setattr(auth, "STREAMS_BELIEVE_S", -1.0)
-    async with serving() as api:
-        await api.create("T-7")
-        key = await api.storage.keys.create("short-lived", [Permission.READ])
-        async with api.socket(key=key) as socket, api.socket() as anonymous:
-            others = await anonymous.watch("T-7")
-            await anonymous.update(others)
-            if transport == "socket":
-                watch = await socket.watch("T-7")
-                await socket.update(watch)
-                await api.storage.keys.revoke("short-lived")
-                await api.report("T-7", 50)
-                message = await socket.take()
-                assert (message["type"], message["id"]) == ("error", watch)
-                answer = {"errors": message["payload"]}
-            else:
-                body = {"query": WATCH, "variables": {"id": "T-7"}}
-                headers = {"Authorization": f"Bearer {key}", "Accept": "text/event-stream"}
-                async with api.http.stream("POST", PATH, json=body, headers=headers) as response:
-                    lines = (line async for line in response.aiter_lines() if line.startswith("data: {"))
-                    assert '"SNAPSHOT"' in await anext(lines)
-                    await api.storage.keys.revoke("short-lived")
-                    await api.report("T-7", 50)
-                    answer = json.loads((await anext(lines)).removeprefix("data: "))
-                    assert [line async for line in lines] == []
-            assert code(answer) == "UNAUTHENTICATED"
-            # Who needs no credential goes on.
-            assert (await anonymous.update(others))["type"] == "PROGRESS"
 
 
 async def test_what_a_mutation_lets_one_read_of_the_log_needs_the_permission_to_read(serving: Serving) -> None:

@@ -1,6 +1,7 @@
 """The command line: what it prints where, and the one sentence with which it ends when it cannot go on."""
 
 import asyncio
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -167,3 +168,58 @@ def test_a_database_without_the_schema_is_one_sentence_where_migrating_is_a_step
 )
 def test_a_wrong_setting_is_one_sentence(run: Run, database: str, environ: dict[str, str], says: str) -> None:
     assert_one_sentence(run("serve", **{"SPECTRAL_DATABASE_URL": database, "SPECTRAL_PORT": "0", **environ}), says)
+
+
+def test_signing_keys_are_listed_replaced_and_revoked(run: Run, database: str) -> None:
+    def token_keys(*arguments: str, **environ: str) -> Ended:
+        return run("token-keys", *arguments, SPECTRAL_DATABASE_URL=database, **environ)
+
+    assert token_keys("list").out.split() == ["KEY", "CREATED", "(UTC)", "RETIRED", "(UTC)"]
+    first, second = token_keys("rotate").out.strip(), token_keys("rotate").out.strip()
+    _, *rows = token_keys("list").out.splitlines()
+    assert [row.split()[0] for row in rows] == [second, first]
+    # The one that signs has not retired.
+    assert [len(row.split()) for row in rows] == [3, 5]
+    assert token_keys("revoke", first).code == 0
+    assert len(token_keys("list").out.splitlines()) == 2
+    missing = token_keys("revoke", first)
+    assert_one_sentence(missing, f'There is no signing key "{first}" in the database.')
+    configured = token_keys("rotate", SPECTRAL_TOKEN_SECRET="x" * 32)
+    assert_one_sentence(configured, "SPECTRAL_TOKEN_SECRET_PREVIOUS")
+
+
+def audited(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.name == "spectral.audit"]
+
+
+def test_what_is_done_to_keys_at_the_command_line_is_recorded(
+    run: Run, database: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graphql_api.audit.getuser", lambda: "ada")
+
+    def done(*arguments: str) -> str:
+        ended = run(*arguments, SPECTRAL_DATABASE_URL=database)
+        assert ended.code == 0, ended.err
+        return ended.out.strip()
+
+    key = done("keys", "create", "ci", "-p", "REPORT", "-p", "CREATE")
+    done("keys", "revoke", "ci")
+    rotated = done("token-keys", "rotate")
+    done("token-keys", "revoke", rotated)
+    done("keys", "list")
+    done("token-keys", "list")
+    found = audited(caplog)
+    assert [record.getMessage() for record in found] == [
+        "api_key.create by 'command line (ada)': done key='ci' permissions='CREATE REPORT'",
+        "api_key.revoke by 'command line (ada)': done key='ci'",
+        f"signing_key.rotate by 'command line (ada)': done key='{rotated}'",
+        f"signing_key.revoke by 'command line (ada)': done key='{rotated}'",
+    ]
+    assert key not in str([vars(record) for record in found])
+
+
+def test_what_a_command_was_refused_is_a_sentence_and_no_record(
+    run: Run, database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run("keys", "revoke", "nobody", SPECTRAL_DATABASE_URL=database).code == 1
+    assert audited(caplog) == []

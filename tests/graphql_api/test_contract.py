@@ -29,6 +29,7 @@ PROMISED: Final = build_schema("""
     enum TaskStatus { PENDING IN_PROGRESS SUCCESS FAILED CANCELED }
     enum EventType { LOG PROGRESS ERROR SUCCESS }
     enum TaskUpdateType { SNAPSHOT EVENT PROGRESS COMPLETE FAIL CANCEL DELETE }
+    enum TokenScope { READ REPORT }
     enum Permission { READ REPORT CREATE LIST DELETE ADMIN }
 
     type Query {
@@ -45,6 +46,7 @@ PROMISED: Final = build_schema("""
       fail(taskId: ID!, error: String!, metadata: JSON, idempotencyKey: String): Task!
       cancel(taskId: ID!, metadata: JSON, idempotencyKey: String): Task!
       delete(taskId: ID!): ID!
+      createTaskToken(taskId: ID!, scope: TokenScope!, expiresInSeconds: Int = 3600): TaskToken!
     }
 
     type Subscription {
@@ -69,6 +71,11 @@ PROMISED: Final = build_schema("""
       canceledAt: DateTime
     }
 
+    type TaskToken {
+      token: String!
+      expiresAt: DateTime!
+    }
+
     type TaskEvent {
       id: ID!
       seq: Int!
@@ -77,6 +84,7 @@ PROMISED: Final = build_schema("""
       progress: Int
       metadata: JSON
       timestamp: DateTime!
+      actor: String
     }
 
     input EventInput { eventType: EventType! message: String! progress: Int metadata: JSON }

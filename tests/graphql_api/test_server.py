@@ -237,7 +237,9 @@ async def test_a_data_folder_serves_from_its_first_start_on(data_dir: Path) -> N
                 ends_with(1, "serve", SPECTRAL_DATA_DIR=data_dir),
             )
             assert re.fullmatch(r"spn_\S+\n", made.printed)
-            assert made.log == []
+            (recorded,) = made.log
+            assert "spectral.audit: api_key.create by 'command line (" in recorded
+            assert made.printed.strip() not in recorded
             query = {"query": "{ viewer { name permissions } }"}
             viewer = await http.post(url, json=query, headers={"Authorization": f"Bearer {made.printed.strip()}"})
             assert data(viewer.json())["viewer"] == {"name": "worker", "permissions": ["READ", "REPORT"]}

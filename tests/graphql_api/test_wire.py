@@ -311,8 +311,25 @@ async def test_a_peer_that_reads_slowly_is_alive(serving: Serving) -> None:
         socket._unsent_bytes = 1_001
         for _ in range(5):
             assert socket.look()
-            assert not socket._pinged
         socket._full, socket.transport = False, transport
+
+
+async def test_a_peer_that_reads_nothing_is_closed(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "LOOK_INTERVAL_S", 0.05)
+    monkeypatch.setattr(wire, "LOOKS_APART_S", 0.01)
+    monkeypatch.setattr(wire, "CLOSE_WAIT_S", WAIT_S)
+    async with serving() as api, raw_socket(api) as raw:
+        raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        (socket,) = sockets(api)
+        while socket.has_room:
+            socket.say(b" " * 100_000)
+        await until(lambda: not sockets(api) or socket._closing)
+        # It is told, should it read after all.
+        raw.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        opcode, content = await raw.take()
+        while opcode is Opcode.TEXT:
+            opcode, content = await raw.take()
+        assert (opcode, content[:2]) == (Opcode.CLOSE, (4408).to_bytes(2, "big"))
 
 
 async def test_a_socket_that_is_gone_leaves_nothing_to_the_garbage_collector(serving: Serving) -> None:

@@ -4,12 +4,17 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from sqlalchemy import make_url
 
 from storage import AddEvent, Command, Event, EventType, Storage, Task, Update, Watch, group, open_storage
+from storage.database import driver_arguments
 from storage.pool import Connection, Pool
+from tests.faults.ports import HOST
+from tests.faults.proxy import Proxy
 from tests.postgres import session
 
 # The message of every first event.
@@ -68,6 +73,16 @@ def opened(database: str) -> Iterator[tuple[Storage, Callable[[Coroutine[Any, An
             yield runner.run(storage.__aenter__()), runner.run
         finally:
             runner.run(storage.__aexit__(None, None, None))
+
+
+@asynccontextmanager
+async def proxied(database: str) -> AsyncIterator[tuple[Proxy, str]]:
+    """A proxy before the database, and the URL that leads through it."""
+    arguments = driver_arguments(database, 1, 1, {})
+    host, port = arguments.get("host", HOST), arguments.get("port") or 5432
+    async with Proxy(Path(host, f".s.PGSQL.{port}") if host.startswith("/") else port) as proxy:
+        url = make_url(database).set(host=HOST, port=proxy.port, query={})
+        yield proxy, url.render_as_string(hide_password=False)
 
 
 @asynccontextmanager
@@ -133,9 +148,9 @@ def spied(storage: Storage) -> Iterator[Spy]:
 
     acquire = Pool.acquire
 
-    async def on_acquire(pool: Pool) -> Connection:
+    async def on_acquire(pool: Pool, **arguments: Any) -> Connection:
         spy.connections += pool is storage.pool
-        return await acquire(pool)
+        return await acquire(pool, **arguments)
 
     with _before_each(storage, on_statement), pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pool, "acquire", on_acquire)

@@ -65,6 +65,8 @@ def every_command_with(argument: str, value: Any) -> Iterator[Callable[[], Comma
         ("idempotency_key", "k" * 255),
         ("created_by", "c"),
         ("created_by", "c" * 255),
+        ("actor", "a"),
+        ("actor", "a" * 300),
         ("message", ""),
         ("message", "m" * 64 * KIB),
         ("message", "é" * 32 * KIB),
@@ -105,6 +107,8 @@ def test_a_value_at_its_bound_is_taken_by_every_command_that_has_it(argument: st
             BadInput,
             "idempotencyKey must be valid Unicode, got a lone surrogate at character 0.",
         ),
+        ("actor", "a" * 301, BadInput, "actor must have 1 to 300 characters, got 301."),
+        ("actor", "\ud800", BadInput, "actor must be valid Unicode, got a lone surrogate at character 0."),
         ("created_by", "c" * 256, BadInput, "createdBy must have 1 to 255 characters, got 256."),
         ("created_by", "a\0", BadInput, "createdBy must not hold NUL characters, got one at character 1."),
         ("created_by", "\ud800", BadInput, "createdBy must be valid Unicode, got a lone surrogate at character 0."),
@@ -171,5 +175,5 @@ def test_a_fingerprint_is_the_same_for_the_same_arguments_in_any_order_and_for_n
     ]
     assert len({report.fingerprint() for report in reports}) == len(reports)
     # The key says which report it is; the fingerprint only says what the report asks.
-    again = Complete(task_id="T", metadata={"b": 2, "a": 1}, idempotency_key="k")
+    again = Complete(task_id="T", metadata={"b": 2, "a": 1}, idempotency_key="k", actor="somebody else")
     assert again.fingerprint() == reports[0].fingerprint()

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url
 
-from storage import Create, Delete, Health, StartupError, open_storage
+from storage import Create, Delete, Health, StartupError, feed_postgres, open_storage
 from storage import follower as follower_module
 from storage.feed_postgres import PostgresLink
 from storage.link import SEQ_MAX, unpacked
@@ -217,3 +217,22 @@ async def test_what_is_told_from_the_log_has_its_size_and_what_is_deleted_and_ma
         await submit(one, Delete(task_id="T"), Create(task_id="T"), note())
         await link.sent()
         assert sent == [{"T": 0}]
+
+
+async def test_a_connection_that_cannot_announce_is_made_anew(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    never_resync(monkeypatch)
+    monkeypatch.setattr(feed_postgres, "CHECK_S", 600.0)
+    async with processes(database, database) as (one, two):
+        await submit(one, Create(task_id="T"))
+        async with aclosing(two.watch("T")) as updates:
+            await following(updates)
+            assert isinstance(one.link, PostgresLink)
+            broken = one.link._connection
+            with monkeypatch.context() as patch:
+                # An error that leaves the connection as it is.
+                patch.setattr(feed_postgres, "_NOTIFY", "SELECT 1 / 0, $1::text, $2::text[]")
+                await submit(one, note())
+                await one.link.sent()
+            # Its hello has the other compare, and so nothing is missed.
+            assert numbers([await following(updates)]) == [2]
+            assert one.link._connection is not broken

@@ -142,7 +142,7 @@ def test_a_task_may_be_born_in_any_status_with_the_time_that_goes_with_it(status
         created_at=NOW,
         updated_at=NOW,
         **times,
-        last_event=Event("T", 1, EventType.LOG, "Task created", None, META_JSON, NOW),
+        last_event=Event("T", 1, EventType.LOG, "Task created", None, META_JSON, NOW, "ci"),
     )
 
 

@@ -6,11 +6,11 @@ from contextlib import aclosing
 
 import pytest
 
-from storage import Complete, Create, Delete, Health, Storage, UpdateType
+from storage import Complete, Create, Delete, Health, Storage, UpdateType, link, open_storage
 from storage import follower as follower_module
 from storage.link import packed, unpacked
 from tests.storage.helpers import note, numbers, submit
-from tests.storage.linked import WAIT_S, following, never_resync, processes
+from tests.storage.linked import WAIT_S, following, never_resync, processes, until, until_all
 
 
 async def test_what_one_commits_the_subscribers_of_the_other_see_at_once(
@@ -118,3 +118,34 @@ def test_announcements_are_packed_below_a_size_and_read_again() -> None:
     others = ["", "null", "hello", "[", "{}", "[1]", '[["T"]]', '[["T","1"]]', "[[1,1]]", '[["T",true]]', '[["T",-1]]']
     for other in (*others, f'[["T",{2**63}]]'):
         assert unpacked(other) == []
+
+
+async def test_who_comes_has_the_others_compare_at_once(
+    database: str, feed_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_storage(database, upgrade=False, feed_url=feed_url) as one:
+        await until_all(Health.CONNECTED, one)
+        asked: list[None] = []
+        monkeypatch.setattr(one.follower, "resync", lambda: asked.append(None))
+        # It may have changed anything while it could not say so.
+        async with open_storage(database, upgrade=False, feed_url=feed_url):
+            await until(lambda: bool(asked))
+
+
+async def test_what_waits_to_be_announced_is_announced_before_the_end(
+    database: str, feed_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never_resync(monkeypatch)
+    monkeypatch.setattr(link, "GATHER_S", 0.3)
+    async with open_storage(database, upgrade=False, feed_url=feed_url) as one:
+        await submit(one, Create(task_id="T"))
+        async with aclosing(one.watch("T")) as updates:
+            await following(updates)
+            async with open_storage(database, upgrade=False, feed_url=feed_url) as two:
+                await until_all(Health.CONNECTED, one, two)
+                await submit(two, note())
+                assert numbers([await following(updates)]) == [2]
+                # It waits for others to go along.
+                await submit(two, note())
+            assert numbers([await following(updates)]) == [3]
+            assert one.follower.repairs == 0

@@ -187,7 +187,7 @@ async def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.Monkey
         await upgrade_database(f"postgresql://u:secret@127.0.0.1:{silent.getsockname()[1]}/d?ssl=disable")
     check_sentence(
         str(refused.value),
-        "The database cannot be used: it did not answer within 0.1 s. Check SPECTRAL_DATABASE_URL.",
+        "The database cannot be used: it did not answer in time. Check SPECTRAL_DATABASE_URL.",
     )
 
 
@@ -225,6 +225,7 @@ A_TASK: Final = {
 }
 AN_EVENT: Final = {"task_id": "T", "seq": 1, "event_type": "LOG", "message": "m", "timestamp": NOW}
 A_KEY: Final = {"key_id": "K", "name": "ci", "secret_hash": b"", "permissions": ["READ"], "created_at": NOW}
+A_SIGNING_KEY: Final = {"key_id": "S", "secret": b"s", "created_at": NOW}
 A_KEYED_EVENT: Final = {**AN_EVENT, "idempotency_key": "k", "fingerprint": b"f"}
 
 # What each constraint refuses: rows of which the last one is too much.
@@ -253,6 +254,7 @@ REFUSED: Final[list[tuple[str, str, list[dict[str, Any]]]]] = [
     ("task_events_task_id_idempotency_key", "task_events", [A_KEYED_EVENT, {**A_KEYED_EVENT, "seq": 2}]),
     ("api_keys_pkey", "api_keys", [A_KEY, {**A_KEY, "name": "other"}]),
     ("api_keys_name", "api_keys", [A_KEY, {**A_KEY, "key_id": "other"}]),
+    ("signing_keys_pkey", "signing_keys", [A_SIGNING_KEY, A_SIGNING_KEY]),
 ]
 # And what looks like it and is right.
 TAKEN: Final[list[tuple[str, list[dict[str, Any]]]]] = [
@@ -264,6 +266,7 @@ TAKEN: Final[list[tuple[str, list[dict[str, Any]]]]] = [
     ("task_events", [AN_EVENT, {**AN_EVENT, "seq": 2}, {**AN_EVENT, "task_id": "other"}]),
     ("task_events", [A_KEYED_EVENT, {**A_KEYED_EVENT, "task_id": "other"}]),
     ("api_keys", [{**A_KEY, "revoked_at": NOW}, {**A_KEY, "key_id": "other"}]),
+    ("signing_keys", [A_SIGNING_KEY, {**A_SIGNING_KEY, "key_id": "other"}]),
 ]
 
 

@@ -1,13 +1,15 @@
 """Connections: how many there are, and which of them are used again."""
 
 import asyncio
+import socket
 
 import pytest
 
 from storage import Create, Status, Storage, Unavailable, open_storage
+from storage.database import ACKNOWLEDGED_WITHIN_S
 from storage.errors import NotConnected
 from tests.postgres import session
-from tests.storage.helpers import note, submit, until, until_blocked
+from tests.storage.helpers import note, proxied, submit, until, until_blocked
 
 OURS = "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'spectral-notify'"
 
@@ -113,3 +115,15 @@ async def test_what_was_prepared_is_prepared_anew_when_somebody_has_changed_the_
         await other.execute("ALTER TABLE tasks ALTER progress TYPE smallint")
         assert await storage.reader.task("T") == before
         assert [task.seq for task in await submit(storage, note())] == [3]
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="The kernel has no bound for silence.")
+async def test_what_nobody_acknowledges_ends_a_connection_soon(database: str) -> None:
+    async with (
+        proxied(database) as (_, url),
+        open_storage(url, upgrade=False) as storage,
+        storage.pool.connection() as connection,
+    ):
+        kernel = connection.driver._transport.get_extra_info("socket")
+        bound_ms = kernel.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        assert bound_ms == 1_000 * ACKNOWLEDGED_WITHIN_S

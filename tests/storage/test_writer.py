@@ -155,6 +155,24 @@ async def test_a_refusal_concerns_its_own_command_alone(database: str) -> None:
         assert await messages(storage, "other") == [CREATED]
 
 
+@pytest.mark.parametrize("at_once", [1, 3])
+async def test_each_event_keeps_who_reported_it_however_it_was_written(database: str, at_once: int) -> None:
+    async with open_storage(database, upgrade=False) as storage:
+        await submit(storage, Create(task_id="T", created_by="maker"))
+        # From memory, under the lock for the sake of a key, and with a deletion and a creation before it.
+        for key in (None, "k"):
+            await submit(
+                storage, *(note(actor=f"{n}", idempotency_key=key and f"{key}{n}") for n in range(at_once)), note("U")
+            )
+        _, events = await task_and_log(storage)
+        expected = ["maker", *map(str, range(at_once)), *map(str, range(at_once))]
+        assert [event.actor for event in events] == expected
+        await submit(storage, Delete(task_id="T"), Create(task_id="T"), note(actor="last"))
+        _, events = await task_and_log(storage)
+        assert [event.actor for event in events] == [None, "last"]
+        assert [event.actor for event in await storage.reader.events("T", 2, 2)] == ["last"]
+
+
 async def test_a_caller_who_goes_away_cancels_nothing(database: str) -> None:
     async with open_storage(database, upgrade=False) as storage:
         await submit(storage, Create(task_id="T"))
@@ -267,6 +285,7 @@ async def test_times_do_not_run_backwards_when_the_clock_does(database: str) -> 
             groups_max=1,
             group_commands_max=10,
             waiting_commands_max=10,
+            wait_s=5.0,
             clock=lambda: next(clock),
         )
         for command in (Create(task_id="T"), note(), note()):

@@ -19,6 +19,8 @@ from storage import (
     UpdateProgress,
     open_storage,
 )
+from storage import committer as committing
+from storage.database import CONNECT_TIMEOUT_S
 from storage.errors import OutcomeUnknown
 from tests.postgres import execute, session, set_for_database
 from tests.storage.helpers import (
@@ -27,6 +29,7 @@ from tests.storage.helpers import (
     kill_connections,
     messages,
     note,
+    proxied,
     row_locked,
     spied,
     submit,
@@ -278,3 +281,56 @@ async def test_the_writer_goes_on_after_a_fault_of_its_own(
         assert storage.writer.alive
         assert [task.seq for task in await submit(storage, note())] == [4]
     assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_command_that_waits_too_long_for_its_group_is_refused(
+    database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_storage(database, upgrade=False, pool_wait_s=0.05) as storage:
+        await submit(storage, Create(task_id="T"), Create(task_id="other"))
+        async with row_locked(database):
+            first = asyncio.create_task(storage.writer.submit(note()))
+            await until_blocked(database)
+            held = asyncio.create_task(storage.writer.submit(note()))
+            await asyncio.sleep(0.06)
+        task = await first
+        assert task is not None
+        assert task.seq == 2
+        with pytest.raises(Unavailable, match="did not answer in time"):
+            await held
+        # It no longer counts among those that wait, and its task is free again.
+        assert (storage.writer._waiting_commands, storage.writer._waiting_bytes, storage.writer._held) == (0, 0, {})
+        assert [task.seq for task in await submit(storage, note(), note("other"))] == [3, 2]
+    assert "1 commands waited longer than 0.1 s and were refused." in caplog.text
+
+
+async def test_a_group_that_has_waited_does_not_wait_as_long_again_for_a_connection(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(committing, "CONNECT_WITHIN_MIN_S", 0.05)
+    async with proxied(database) as (proxy, url), open_storage(url, upgrade=False, pool_wait_s=0.05) as storage:
+        await submit(storage, Create(task_id="T"))
+        with proxy.stalled():
+            await proxy.cut()
+            async with asyncio.timeout(CONNECT_TIMEOUT_S - 1):
+                with pytest.raises(Unavailable):
+                    await storage.writer.submit(note())
+        assert [task.seq for task in await submit(storage, note())] == [2]
+
+
+async def test_a_writer_that_is_cancelled_answers_those_that_are_held_too(database: str) -> None:
+    async with open_storage(database, upgrade=False) as storage:
+        await submit(storage, Create(task_id="T"))
+        async with row_locked(database):
+            first = asyncio.create_task(storage.writer.submit(note()))
+            await until_blocked(database)
+            held = asyncio.create_task(storage.writer.submit(note()))
+            others = [asyncio.create_task(storage.writer.submit(Create(task_id=f"{n}"))) for n in range(8)]
+            await asyncio.gather(*others)
+            assert storage.writer._held["T"]
+            for task in list(storage.writer._tasks):
+                task.cancel()
+            async with asyncio.timeout(5):
+                for waiting in (first, held):
+                    with pytest.raises(Unavailable):
+                        await waiting
