@@ -24,8 +24,10 @@ from pydantic_core import PydanticUndefined
 
 import graphql_api.errors  # noqa: F401 - the refusals that are listed are those of the modules that are loaded
 from graphql_api.app import build_app
+from graphql_api.execution import complexity, documents, json
 from graphql_api.metrics import Serving, of_workers
 from graphql_api.settings import PREFIX, Settings
+from graphql_api.wire import http, websocket
 from storage import (
     AddEvent,
     Cancel,
@@ -175,10 +177,70 @@ def metrics() -> Iterator[str]:
     yield from _table(["metric", "type", "labels", "what it is"], rows)
 
 
+def limits() -> Iterator[str]:
+    """What one client can do, and what happens then."""
+    parse, validation = "`GRAPHQL_PARSE_FAILED`", "`GRAPHQL_VALIDATION_FAILED`"
+    too_large, bad, limited = "`TOO_LARGE`", "`BAD_USER_INPUT`", "`RATE_LIMITED`, 429"
+    rows: list[tuple[str, int | str, str]] = [
+        ("tokens of a document", documents.TOKENS_MAX, parse),
+        ("characters of a document", documents.DOCUMENT_CHARACTERS_MAX, too_large),
+        (
+            "characters of a name, of a number",
+            _several(documents.NAME_CHARACTERS_MAX, documents.NUMBER_CHARACTERS_MAX),
+            validation,
+        ),
+        ("levels", documents.DEPTH_MAX, validation),
+        ("fields, with fragments spread", documents.FIELDS_MAX, validation),
+        ("root fields, and so aliases of one", documents.ROOT_FIELDS_MAX, validation),
+        ("selections of one name in one place", documents.NAMESAKES_MAX, validation),
+        ("directives", documents.DIRECTIVES_MAX, validation),
+        ("operations of a document", documents.OPERATIONS_MAX, validation),
+        ("`__schema` and `__type`", documents.INTROSPECTIONS_MAX, validation),
+        ("fragments that spread themselves", "none", validation),
+        ("what an operation costs", "complexity_max", too_large),
+        ("page of a list", complexity.PAGE_MAX, bad),
+        ("time of a query", "query_timeout_ms", "`UNAVAILABLE`, 503"),
+        ("levels of JSON, variables with it", json.LEVELS_MAX, bad),
+        ("operations of an HTTP request", 1, f"{bad}: batches are not served"),
+        (
+            "bytes of a body, with its variables; of a socket's message",
+            "body_bytes_max",
+            f"{too_large}, 413; close 1009",
+        ),
+        ("time for a body to arrive", "body_timeout_ms", f"{bad}, 408"),
+        ("bytes of headers, of a URL", http.HEADERS_BYTES_MAX, "431, 414"),
+        ("time for headers to arrive", f"{http.HEADERS_TIMEOUT_S:g} s", "the connection is closed"),
+        ("requests that wait on one connection", http.PIPELINED_REQUESTS_MAX, "400"),
+        ("operations a second from one address", "address_operations_per_second_max", limited),
+        ("operations a second with one credential", "credential_operations_per_second_max", limited),
+        ("wrong credentials a minute from one address", "failed_sign_ins_per_minute_max", f"{limited}; close 1013"),
+        ("sockets and event streams of one address", "sockets_per_address_max", f"{limited}, also to a handshake"),
+        ("sockets and event streams of one credential", "sockets_per_credential_max", f"{limited}; close 1013"),
+        ("time to `connection_init`", "connection_init_timeout_ms", "close 4408"),
+        ("time without an operation", "socket_idle_timeout_ms", "close 4410"),
+        ("operations open on a socket", "operations_per_socket_max", bad),
+        ("messages and pings a second on a socket", "socket_messages_per_second_max", "they are read more slowly"),
+        ("fragments of a socket's message", websocket.FRAGMENTS_MAX, "close 1008"),
+    ]
+    yield from _table(["what", "bound", "at the bound"], ([what, *_bound(bound), then] for what, bound, then in rows))
+
+
+def _several(*numbers: int) -> str:
+    return ", ".join(f"{number:,}" for number in numbers)
+
+
+def _bound(bound: int | str) -> list[str]:
+    if not isinstance(bound, str):
+        return [f"{bound:,}"]
+    field = Settings.model_fields.get(bound)
+    return [bound if field is None else f"`{PREFIX}{bound.upper()}`, {field.default:,}"]
+
+
 PARTS: Final[Mapping[str, Mapping[str, Callable[[], Iterator[str]]]]] = {
     "lifecycle.md": {"transitions": transitions, "diagram": diagram, "events": events, "times": times},
     "operations.md": {"settings": settings, "metrics": metrics},
     "clients.md": {"codes": codes},
+    "security.md": {"limits": limits},
 }
 
 
@@ -261,6 +323,8 @@ def _default(field: FieldInfo) -> str:
         return "none"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
+    if isinstance(value, tuple):
+        return f"`{','.join(value)}`"
     return f"`{value}`"
 
 

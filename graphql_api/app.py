@@ -16,8 +16,10 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from graphql_api.admission import Admission
 from graphql_api.auth import Doorkeeper
-from graphql_api.execution.http import GraphQLOverHTTP
+from graphql_api.execution.http import SAFE_HEADERS, GraphQLOverHTTP
+from graphql_api.execution.operations import read_operations
 from graphql_api.execution.plan import Plans
 from graphql_api.execution.websocket import GraphQLOverWebSocket
 from graphql_api.schema import schema
@@ -46,11 +48,20 @@ class App:
 def build_app(settings: Settings, storage: Storage, stopping: asyncio.Event, traces: "Traces | None" = None) -> App:
     """The application. `stopping` is set when the server begins to stop: streams end, and it is not ready."""
     doorkeeper = Doorkeeper(settings.access, storage.keys, storage.task_tokens, Tokens(settings))
-    plans = (Plans if traces is None else traces.plans)(schema, compiled=settings.execution == "compiled")
+    admission = Admission(settings, doorkeeper)
+    plans = (Plans if traces is None else traces.plans)(
+        schema,
+        compiled=settings.execution == "compiled",
+        introspection=settings.introspection == "on",
+        operations=read_operations(settings.operations) if settings.operations else None,
+        complexity_max=settings.complexity_max,
+        query_timeout_s=settings.query_timeout_ms / 1000,
+    )
     http = GraphQLOverHTTP(
         storage,
         plans,
         doorkeeper,
+        admission,
         explorer=settings.explorer == "on",
         vary_by_origin=bool(settings.allowed_origins),
         body_bytes_max=settings.body_bytes_max,
@@ -62,8 +73,11 @@ def build_app(settings: Settings, storage: Storage, stopping: asyncio.Event, tra
         storage,
         plans,
         doorkeeper,
+        admission,
         allowed_origins=settings.allowed_origins,
         connection_init_timeout_s=settings.connection_init_timeout_ms / 1000,
+        messages_per_second_max=settings.socket_messages_per_second_max,
+        idle_timeout_s=settings.socket_idle_timeout_ms / 1000,
         operations_max=settings.operations_per_socket_max,
         message_bytes_max=settings.body_bytes_max,
         # One of the largest size, and as much again for all others.
@@ -79,7 +93,7 @@ def build_app(settings: Settings, storage: Storage, stopping: asyncio.Event, tra
 def _routed(settings: Settings, storage: Storage, graphql: ASGIApp, stopping: asyncio.Event) -> ASGIApp:
     async def healthz(_: Request) -> Response:
         """Whether the process is alive; nothing outside of it is asked."""
-        return JSONResponse({"status": "alive"})
+        return JSONResponse({"status": "alive"}, headers=SAFE_HEADERS)
 
     check = _Believed(storage.check)
 
@@ -89,7 +103,7 @@ def _routed(settings: Settings, storage: Storage, graphql: ASGIApp, stopping: as
         ready = all(checks.values())
         # A feed that is degraded is late by seconds, which is no reason to send clients elsewhere.
         answer = {"status": "ready" if ready else "not ready", "checks": checks, "feed": storage.feed_health}
-        return JSONResponse(answer, 200 if ready else 503)
+        return JSONResponse(answer, 200 if ready else 503, SAFE_HEADERS)
 
     async def home(_: Request) -> Response:
         """Lead people who open the server in a browser to the explorer."""

@@ -5,6 +5,8 @@ the log gets the ID and the traceback.
 """
 
 import logging
+import math
+import re
 import secrets
 from collections.abc import Sequence
 from typing import Any, Final
@@ -20,6 +22,8 @@ log = logging.getLogger(__name__)
 told: Final = Tally(words_max=64)
 # Of a fault of ours.
 INTERNAL: Final = "INTERNAL_SERVER_ERROR"
+# What graphql-core puts behind an error about a name; it names others, which the client may not know.
+_SUGGESTION: Final = re.compile(r" Did you mean .*\Z", re.DOTALL)
 
 
 class Unauthenticated(Refusal):
@@ -34,6 +38,27 @@ class Forbidden(Refusal):
     code = "FORBIDDEN"
 
 
+class RateLimited(Refusal):
+    """Too much was asked for in too short a time. Nothing was done; ask again after `retryAfterMs`."""
+
+    code = "RATE_LIMITED"
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def extensions(self) -> dict[str, Any]:
+        """When to try again."""
+        return {"retryAfterMs": math.ceil(1000 * self.retry_after_s), "retryable": True}
+
+
+class OperationNotAllowed(Refusal):
+    """The server runs the operations that it was given beforehand, and this is none of them."""
+
+    code = "OPERATION_NOT_ALLOWED"
+
+
 class ParseFailed(Refusal):
     """The document is not GraphQL, or beyond the limits of what is parsed."""
 
@@ -46,9 +71,12 @@ class ValidationFailed(Refusal):
     code = "GRAPHQL_VALIDATION_FAILED"
 
 
-def present(error: GraphQLError, own_code: str = BadInput.code) -> dict[str, Any]:
-    """A GraphQL error as the client sees it; `own_code` is for GraphQL's own words, where nothing of ours failed."""
-    shown: dict[str, Any] = {"message": _sendable(error.message)}
+def present(error: GraphQLError, own_code: str = BadInput.code, *, suggestions: bool = True) -> dict[str, Any]:
+    """A GraphQL error as the client sees it, with or without what a misspelled name may have meant; `own_code` is for
+    GraphQL's own words, where nothing of ours failed.
+    """
+    message = error.message if suggestions else _SUGGESTION.sub("", error.message)
+    shown: dict[str, Any] = {"message": _sendable(message)}
     if error.locations:
         shown["locations"] = [{"line": place.line, "column": place.column} for place in error.locations]
     if error.path is not None:

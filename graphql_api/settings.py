@@ -7,6 +7,7 @@ name that is none of these, stops the start: a misspelled limit is worse than no
 import os
 from collections.abc import Mapping
 from enum import StrEnum
+from ipaddress import ip_network
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
@@ -52,6 +53,16 @@ def _feed(url: SecretStr) -> SecretStr:
     if url.get_secret_value() != "alone" and not url.get_secret_value().startswith(_FEEDS):
         raise ValueError(f"it must be `alone`, or begin with one of {', '.join(_FEEDS)}")
     return url
+
+
+def _networks(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        try:
+            if name != "unix":
+                ip_network(name, strict=False)
+        except ValueError:
+            raise ValueError(f"it must hold addresses and networks like 10.0.0.0/8, got {name!r}") from None
+    return names
 
 
 def _data_dir() -> Path:
@@ -153,8 +164,31 @@ class Settings(BaseSettings):
         "`https://app.example.com`; `*` for all. Pages of the server's own origin always may.",
     )
 
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words), AfterValidator(_networks)] = Field(
+        default=(),
+        description="Proxies whose `X-Forwarded-For` or `Forwarded` says who the client is: addresses and networks "
+        "such as `10.0.0.0/8`, and `unix` for connections over a Unix socket.",
+    )
+    unlimited_addresses: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words), AfterValidator(_networks)] = (
+        Field(
+            default=("127.0.0.0/8", "::1"),
+            description="Clients that are not counted: addresses and networks. The limits of rates, sockets and failed "
+            "sign-ins do not concern them. Empty for none.",
+        )
+    )
+
     explorer: Literal["on", "off"] = Field(
         default="on", description="Whether GraphiQL is served to browsers at `/graphql`."
+    )
+    introspection: Literal["on", "off"] = Field(
+        default="on",
+        description="Whether clients may ask for the schema, and are told what they may have meant by a misspelled "
+        "name. `__typename` is always answered.",
+    )
+    operations: Annotated[Path, BeforeValidator(_not_empty)] | None = Field(
+        default=None,
+        description="A JSON file with the only documents that are run: a list of them, or an object of them by their "
+        "IDs. Others are refused with OPERATION_NOT_ALLOWED.",
     )
     execution: Literal["compiled", "interpreted"] = Field(
         default="compiled",
@@ -172,6 +206,63 @@ class Settings(BaseSettings):
     )
     operations_per_socket_max: int = Field(
         default=100, ge=1, le=100_000, description="Operations that one socket may have open."
+    )
+    complexity_max: int = Field(
+        default=50_000,
+        ge=100,
+        le=10_000_000,
+        description="What one operation may cost: a field costs 1, times the page sizes of the lists that it is in.",
+    )
+    query_timeout_ms: int = Field(
+        default=30_000,
+        ge=0,
+        le=600_000,
+        description="How long a query may take before it is given up with UNAVAILABLE; 0 for any time. A change is "
+        "never given up, because nobody could say then whether it was made.",
+    )
+    address_operations_per_second_max: int = Field(
+        default=2_000,
+        ge=0,
+        le=1_000_000,
+        description="Operations a second from one address, and five times as many at once; 0 for any number.",
+    )
+    credential_operations_per_second_max: int = Field(
+        default=1_000,
+        ge=0,
+        le=1_000_000,
+        description="Operations a second with one credential, and five times as many at once; 0 for any number.",
+    )
+    failed_sign_ins_per_minute_max: int = Field(
+        default=60,
+        ge=0,
+        le=1_000_000,
+        description="Wrong credentials a minute from one address; then only those that were good lately are looked at "
+        "there. 0 for any number.",
+    )
+    sockets_per_address_max: int = Field(
+        default=2_000,
+        ge=0,
+        le=1_000_000,
+        description="Sockets and event streams that one address may have open; 0 for any number.",
+    )
+    sockets_per_credential_max: int = Field(
+        default=10_000,
+        ge=0,
+        le=1_000_000,
+        description="Sockets and event streams that one credential may have open; 0 for any number.",
+    )
+    socket_messages_per_second_max: int = Field(
+        default=200,
+        ge=0,
+        le=1_000_000,
+        description="Messages and pings a second that are taken from one socket, and five times as many at once; a "
+        "client that sends more is read more slowly. 0 for any number.",
+    )
+    socket_idle_timeout_ms: int = Field(
+        default=600_000,
+        ge=0,
+        le=86_400_000,
+        description="How long a socket may have no operation open before it is closed; 0 for any time.",
     )
     shutdown_timeout_ms: int = Field(
         default=5_000, ge=100, le=8_000, description="How long requests under way may take to finish at a shutdown."

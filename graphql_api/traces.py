@@ -163,10 +163,10 @@ class TracedHTTP:
         with _trace_of(read_headers(scope["headers"])):
             await self._endpoint(scope, receive, send)
 
-    async def answer(self, headers: Headers, body: bytes) -> Answer | None:
+    async def answer(self, peer: str | None, headers: Headers, body: bytes) -> Answer | None:
         """The answer to a POST that came in one piece."""
         with _trace_of(headers):
-            return await self._endpoint.answer(headers, body)
+            return await self._endpoint.answer(peer, headers, body)
 
 
 class TracedPlans(Plans):

@@ -59,8 +59,8 @@ def check_size(text: str) -> None:
         )
 
 
-def check_document(document: DocumentNode) -> None:
-    """Refuse a document that is beyond a bound, by the name of the bound."""
+def check_document(document: DocumentNode, *, introspection: bool = True) -> None:
+    """Refuse a document that is beyond a bound, by the name of the bound; or one that asks for the schema."""
     _check_words(document)
     fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
     operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
@@ -73,6 +73,8 @@ def check_document(document: DocumentNode) -> None:
         _check("levels", cost.depth, DEPTH_MAX)
         _check("root fields", cost.root_fields, ROOT_FIELDS_MAX)
         _check("introspections", cost.introspections, INTROSPECTIONS_MAX)
+        if cost.introspections and not introspection:
+            raise ValidationFailed("The schema cannot be asked for here: introspection is switched off.")
         _check("directives", cost.directives + len(operation.directives or ()), DIRECTIVES_MAX)
     for name in fragments:
         # Unused ones are validated too.

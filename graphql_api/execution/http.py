@@ -5,6 +5,7 @@ JSON whenever the client takes JSON, however many other types it lists, and a su
 """
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from graphql import OperationType
 from starlette.types import Receive, Scope, Send
 from strawberry.http.ides import get_graphql_ide_html
 
-from graphql_api.auth import Doorkeeper, Viewer
+from graphql_api.admission import Admission
+from graphql_api.auth import Doorkeeper
 from graphql_api.context import Context
-from graphql_api.errors import Unauthenticated, refusal
+from graphql_api.errors import OperationNotAllowed, RateLimited, Unauthenticated, refusal
 from graphql_api.execution.json import decode, encode
-from graphql_api.execution.plan import Operation, Plans, RequestRefused, read_operation
+from graphql_api.execution.plan import Operation, Plans, RequestRefused
 from graphql_api.logs import REQUEST_ID_HEADER, bind, request_id_of
 from graphql_api.wire.headers import Headers, read_headers
 from graphql_api.wire.http import Answer
@@ -47,12 +49,14 @@ _NEEDS_STREAM: Final = (
     f"A subscription needs a client that accepts {EVENT_STREAM} or {MULTIPART}, "
     "or a WebSocket that speaks graphql-transport-ws."
 )
-_NEEDS_JSON: Final = f"This is answered as {JSON} or {GRAPHQL_JSON}, neither of which is accepted."
+_NEEDS_JSON: Final = f"Answers are {JSON} or {GRAPHQL_JSON}, or streams, none of which is accepted."
+# What is told is for whoever asked, at this time, and is what its type says.
+SAFE_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+_SAFE_HEADERS: Final = [(name.lower().encode(), value.encode()) for name, value in SAFE_HEADERS.items()]
 _PAGE_HEADERS: Final = {
     # No other page may show this one in a frame and have its buttons pressed.
     "Content-Security-Policy": "frame-ancestors 'none'",
     "X-Frame-Options": "DENY",
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Vary": "Accept",
 }
@@ -61,7 +65,7 @@ _PAGE_HEADERS: Final = {
 class Refused(Exception):
     """A request that is answered with an HTTP status of its own."""
 
-    def __init__(self, status: int, error: Refusal, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, status: int, error: Exception, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(str(error))
         self.status = status
         self.error = error
@@ -121,6 +125,7 @@ class GraphQLOverHTTP:
         storage: Storage,
         plans: Plans,
         doorkeeper: Doorkeeper,
+        admission: Admission,
         *,
         explorer: bool,
         vary_by_origin: bool,
@@ -131,6 +136,7 @@ class GraphQLOverHTTP:
         self._storage = storage
         self._plans = plans
         self._doorkeeper = doorkeeper
+        self._admission = admission
         # What the middleware for other origins would add to an answer that has nothing to do with them.
         self._vary = [(b"vary", b"Origin")] if vary_by_origin else []
         self._page = _explorer() if explorer else None
@@ -152,7 +158,7 @@ class GraphQLOverHTTP:
             await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
             await send({"type": "http.response.body", "body": answer.body})
 
-    async def answer(self, headers: Headers, body: bytes) -> Answer | None:
+    async def answer(self, peer: str | None, headers: Headers, body: bytes) -> Answer | None:
         """The answer to a POST that came in one piece; None when it is a stream, or has to do with other origins."""
         json_type = JSON
         echoed = _echoed(headers)
@@ -161,7 +167,7 @@ class GraphQLOverHTTP:
                 return None
             accepted = _accepted(headers.get("accept", "*/*"))
             json_type = accepted.json_type
-            answer = await self._run_operation(headers, accepted, body)
+            answer = await self._run_operation(peer, headers, accepted, body)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client hears of it
             answer = _refused(error, json_type)
         if answer is not None:
@@ -169,12 +175,18 @@ class GraphQLOverHTTP:
             answer.headers.extend(self._vary)
         return answer
 
-    async def _run_operation(self, headers: Headers, accepted: Accepted, body: bytes) -> Answer | None:
+    async def _run_operation(
+        self, peer: str | None, headers: Headers, accepted: Accepted, body: bytes
+    ) -> Answer | None:
+        source = self._admission.source(peer, headers)
+        self._admission.begin(source)
         _check_content(headers)
-        operation = self._operation(body)
-        viewer = await self._viewer(headers)
+        operation = self._operation(accepted, body)
+        authorization = headers.get("authorization")
+        viewer = await self._admission.viewer(authorization, source)
         plan = await self._plans.plan(operation.query, operation.operation_name)
         if plan.operation_type is OperationType.SUBSCRIPTION or not accepted.takes_json:
+            self._admission.take_back(viewer, authorization, source)
             return None
         result = await self._plans.run(plan, operation.variables, Context(self._storage, viewer))
         return _answer(200, accepted.json_type, result)
@@ -190,16 +202,20 @@ class GraphQLOverHTTP:
     ) -> Answer | None:
         """The answer, or None when it was streamed."""
         method = scope["method"]
+        client = scope.get("client")
+        source = self._admission.source(client[0] if client else None, headers)
+        self._admission.begin(source)
         if method == "POST":
             _check_content(headers)
-            operation = self._operation(await self._body(headers, receive))
+            operation = self._operation(accepted, await self._body(headers, receive))
         elif method == "GET":
             if self._page and accepted.likes_page:
                 return _answer(200, HTML, self._page, _PAGE_HEADERS)
-            operation = _operation(_parameters(scope["query_string"]))
+            _check_accepted(accepted)
+            operation = self._read(_parameters(scope["query_string"]))
         else:
             raise Refused(405, BadInput(f"GraphQL is served by GET and POST, got {method}."), {"Allow": "GET, POST"})
-        viewer = await self._viewer(headers)
+        viewer = await self._admission.viewer(headers.get("authorization"), source)
         plan = await self._plans.plan(operation.query, operation.operation_name)
         context = Context(self._storage, viewer)
         if method == "GET" and plan.operation_type is OperationType.MUTATION:
@@ -208,29 +224,30 @@ class GraphQLOverHTTP:
         if not subscription and accepted.takes_json:
             return _answer(200, accepted.json_type, await self._plans.run(plan, operation.variables, context))
         if accepted.stream_type is None:
-            raise Refused(406, BadInput(_NEEDS_STREAM if subscription else _NEEDS_JSON))
+            raise Refused(406, BadInput(_NEEDS_STREAM))
         answers = self._plans.stream(plan, operation.variables, context)
-        async with aclosing(answers):
-            with self._doorkeeper.vigil.keeping(headers.get("authorization")) as expelled:
-                await self._stream(_FRAMINGS[accepted.stream_type], answers, expelled, echoed, receive, send)
+        authorization = headers.get("authorization")
+        with self._admission.stream(viewer, authorization, source):
+            async with aclosing(answers):
+                with self._doorkeeper.vigil.keeping(authorization) as expelled:
+                    await self._stream(_FRAMINGS[accepted.stream_type], answers, expelled, echoed, receive, send)
         return None
 
-    async def _viewer(self, headers: Headers) -> Viewer:
-        try:
-            return await self._doorkeeper.viewer(headers.get("authorization"))
-        except Unauthenticated as error:
-            raise Refused(401, error, {"WWW-Authenticate": "Bearer"}) from None
-        except Unavailable as error:
-            raise Refused(503, error) from None
-
-    def _operation(self, body: bytes) -> Operation:
+    def _operation(self, accepted: Accepted, body: bytes) -> Operation:
         if len(body) > self._body_bytes_max:
             raise self._too_large()
+        _check_accepted(accepted)
         try:
             request = decode(body)
         except BadInput as error:
             raise Refused(400, error) from None
-        return _operation(request)
+        return self._read(request)
+
+    def _read(self, request: Any) -> Operation:
+        try:
+            return self._plans.read(request)
+        except BadInput as error:
+            raise Refused(400, error) from None
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
         length = headers.get("content-length", "0")
@@ -351,6 +368,7 @@ def _answer(status: int, content_type: str, body: bytes, headers: Mapping[str, s
     sent = [
         (b"content-length", b"%d" % len(body)),
         (b"content-type", b"%b; charset=utf-8" % content_type.encode()),
+        *_SAFE_HEADERS,
     ]
     if headers:
         sent += [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
@@ -362,10 +380,22 @@ def _refused(error: Exception, json_type: str) -> Answer:
     if isinstance(error, RequestRefused):
         # The older type has 200 for everything that was understood as a request.
         return _answer(400 if json_type == GRAPHQL_JSON else 200, json_type, encode({"errors": error.errors}))
-    if isinstance(error, Refused):
-        return _answer(error.status, json_type, encode({"errors": [refusal(error.error)]}), error.headers)
+    told = error if isinstance(error, Refused) else _as_refused(error)
+    return _answer(told.status, json_type, encode({"errors": [refusal(told.error)]}), told.headers)
+
+
+def _as_refused(error: Exception) -> Refused:
+    match error:
+        case Unauthenticated():
+            return Refused(401, error, {"WWW-Authenticate": "Bearer"})
+        case OperationNotAllowed():
+            return Refused(403, error)
+        case RateLimited():
+            return Refused(429, error, {"Retry-After": str(math.ceil(error.retry_after_s))})
+        case Unavailable():
+            return Refused(503, error)
     # A fault of ours; the client gets its number.
-    return _answer(500, json_type, encode({"errors": [refusal(error)]}))
+    return Refused(500, error)
 
 
 def _remembered(read: Callable[[str], T]) -> Callable[[str], T]:
@@ -411,6 +441,11 @@ def _best(weights: Mapping[str, tuple[float, int]], offers: tuple[str, ...]) -> 
     return max(found)[3] if found else None
 
 
+def _check_accepted(accepted: Accepted) -> None:
+    if not accepted.takes_json and accepted.stream_type is None:
+        raise Refused(406, BadInput(_NEEDS_JSON))
+
+
 def _check_content(headers: Headers) -> None:
     _check_type(headers.get("content-type", ""))
     encoding = headers.get("content-encoding") or "identity"
@@ -441,10 +476,3 @@ def _parameters(query_string: bytes) -> dict[str, Any]:
             except BadInput as error:
                 raise Refused(400, BadInput(f"{name}: {error}")) from None
     return parameters
-
-
-def _operation(request: Any) -> Operation:
-    try:
-        return read_operation(request)
-    except BadInput as error:
-        raise Refused(400, error) from None

@@ -14,8 +14,10 @@ from typing import Any, Final
 
 import strawberry
 from graphql import (
+    DocumentNode,
     ExecutionResult,
     FieldNode,
+    FragmentDefinitionNode,
     GraphQLError,
     OperationDefinitionNode,
     OperationType,
@@ -26,9 +28,12 @@ from graphql import (
 
 from graphql_api.context import Context
 from graphql_api.errors import ParseFailed, ValidationFailed, code_of, present, refusal
+from graphql_api.execution.complexity import Complexity
+from graphql_api.execution.deadlines import TimeLimit
 from graphql_api.execution.documents import TOKENS_MAX, check_document, check_size
 from graphql_api.execution.executor import Executor, Variables, VariablesRefused
 from graphql_api.execution.gauges import OperationGauges, PlanGauges
+from graphql_api.execution.operations import Operations
 from graphql_api.execution.rendering import Rendering, Renderings, body
 from storage import BadInput, Refusal
 
@@ -55,6 +60,8 @@ class Plan:
     # The name that its document gives it, and what is counted under that name.
     name: str | None
     gauges: OperationGauges
+    # What it costs, if that depends on its variables.
+    complexity: Complexity | None = None
     # What it is thought to take in memory, all in all and for what was compiled.
     bytes: int = 0
     source_bytes: int = 0
@@ -85,8 +92,11 @@ class Operation:
     operation_name: str | None
 
 
-def read_operation(request: Any) -> Operation:
-    """The operation that a decoded request is; BadInput says what it should have been."""
+def read_operation(request: Any, operations: Operations | None = None) -> Operation:
+    """The operation that a decoded request is; BadInput says what it should have been.
+
+    Where there are only certain operations, it must be one of them.
+    """
     if isinstance(request, list):
         raise BadInput("Batches are not served; send one operation in each request.")
     if not isinstance(request, dict):
@@ -95,7 +105,7 @@ def read_operation(request: Any) -> Operation:
         value = request.get(name)
         if value is not None and not isinstance(value, expected):
             raise BadInput(f"{name} must be {_KINDS[expected]}, got {_kind(value)}.")
-    query = request.get("query")
+    query = request.get("query") if operations is None else operations.find(request)
     if not query:
         raise BadInput("query must hold a GraphQL document, got nothing.")
     return Operation(query, request.get("variables"), request.get("operationName"))
@@ -128,9 +138,23 @@ class RequestRefused(Exception):
 class Plans:
     """Makes plans, and keeps those that are used."""
 
-    def __init__(self, schema: strawberry.Schema, *, compiled: bool = True) -> None:
+    def __init__(
+        self,
+        schema: strawberry.Schema,
+        *,
+        compiled: bool = True,
+        introspection: bool = True,
+        operations: Operations | None = None,
+        complexity_max: int = 50_000,
+        query_timeout_s: float = 0.0,
+    ) -> None:
+        """Without introspection nobody is told either what a misspelled name may have meant."""
         self._schema = schema._schema
         self._compiled = compiled
+        self._introspection = introspection
+        self._operations = operations
+        self._complexity_max = complexity_max
+        self._queries = TimeLimit(query_timeout_s)
         # Those that were asked for once, and those that were asked for again; least recently used first. A flood of
         # documents that are sent once pushes out its own kind only.
         self._new: OrderedDict[tuple[str, str | None], Plan] = OrderedDict()
@@ -140,6 +164,10 @@ class Plans:
         self._making = asyncio.Lock()
         self.renderings = Renderings()
         self.gauges = PlanGauges()
+
+    def read(self, request: Any) -> Operation:
+        """The operation that a decoded request is."""
+        return read_operation(request, self._operations)
 
     async def plan(self, query: str, operation_name: str | None) -> Plan:
         """The plan for an operation of a document; RequestRefused when there can be none."""
@@ -202,21 +230,14 @@ class Plans:
         return len(self._new) + len(self._proven)
 
     def _make(self, query: str, operation_name: str | None) -> Plan:
-        try:
-            check_size(query)
-            document = parse(query, max_tokens=TOKENS_MAX)
-            check_document(document)
-            errors = validate(self._schema, document, max_errors=VALIDATION_ERRORS_MAX)
-        except GraphQLError as error:
-            raise RequestRefused([present(error)]) from None
-        except RecursionError:
-            raise RequestRefused([refusal(ParseFailed("The document is nested too deep."))]) from None
-        except Refusal as error:
-            raise RequestRefused([refusal(error)]) from None
-        if errors:
-            raise RequestRefused([present(error, ValidationFailed.code) for error in errors])
+        document = self._valid(query)
         operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
         operation = _choose(operations, operation_name)
+        fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
+        try:
+            complexity = Complexity(self._schema, operation, fragments, self._complexity_max)
+        except Refusal as error:
+            raise RequestRefused([refusal(error)]) from None
         root_field = operation.selection_set.selections[0]
         executor = Executor(self._schema, document, operation, compiled=self._compiled)
         self.gauges.compiled += executor.compiled
@@ -228,29 +249,56 @@ class Plans:
             root_field if isinstance(root_field, FieldNode) else None,
             name,
             self.gauges.operation(operation.operation.value, name),
+            complexity if complexity.depends else None,
         )
 
+    def _valid(self, query: str) -> DocumentNode:
+        """The document, which keeps its bounds and fits the schema."""
+        try:
+            check_size(query)
+            document = parse(query, max_tokens=TOKENS_MAX)
+            check_document(document, introspection=self._introspection)
+            errors = validate(self._schema, document, max_errors=VALIDATION_ERRORS_MAX)
+        except GraphQLError as error:
+            raise RequestRefused([self._present(error)]) from None
+        except RecursionError:
+            raise RequestRefused([refusal(ParseFailed("The document is nested too deep."))]) from None
+        except Refusal as error:
+            raise RequestRefused([refusal(error)]) from None
+        if errors:
+            raise RequestRefused([self._present(error, ValidationFailed.code) for error in errors])
+        return document
+
+    def _present(self, error: GraphQLError, own_code: str = BadInput.code) -> dict[str, Any]:
+        return present(error, own_code, suggestions=self._introspection)
+
     async def run(self, plan: Plan, variables: dict[str, Any] | None, context: Context) -> bytes:
-        """Run a query or a mutation; its answer as JSON."""
+        """Run a query or a mutation; its answer as JSON. Unavailable when a query takes too long."""
         began = time.perf_counter()
-        result = plan.executor.execute(_coerced(plan, variables), context)
+        result = plan.executor.execute(self._coerced(plan, variables), context)
         if not isinstance(result, ExecutionResult):
-            result = await result
-        answer = body(result)
+            # A change is made or refused within the times of the writer; if it were given up, nobody knew which.
+            query = plan.operation_type is OperationType.QUERY
+            try:
+                result = await (self._queries.keep(result) if query else result)
+            except Refusal as error:
+                plan.gauges.ended(began, error.code)
+                raise
+        answer = body(result, suggestions=self._introspection)
         plan.gauges.ended(began, code_of(result.errors[0]) if result.errors else None)
         return answer
 
     async def open(self, plan: Plan, variables: dict[str, Any] | None, context: Context) -> Stream:
         """Begin a subscription; RequestRefused says why it cannot."""
         began = time.perf_counter()
-        coerced = _coerced(plan, variables)
+        coerced = self._coerced(plan, variables)
         try:
             events = plan.executor.source(coerced, context)
             if isawaitable(events):
                 events = await events
         except GraphQLError as error:
             plan.gauges.ended(began, code_of(error))
-            raise RequestRefused([present(error)]) from error
+            raise RequestRefused([self._present(error)]) from error
         plan.gauges.ended(began, None)
         return Stream(aiter(events), self.renderings.shared(plan.executor, coerced, context), plan.root_field)
 
@@ -272,13 +320,18 @@ class Plans:
             except Exception as error:
                 raise stream.broken_off(error) from error
 
-
-def _coerced(plan: Plan, variables: dict[str, Any] | None) -> Variables:
-    try:
-        return plan.executor.coerce(variables)
-    except VariablesRefused as refused:
-        plan.gauges.outcomes.bump(BadInput.code)
-        raise RequestRefused([present(error) for error in refused.errors]) from None
+    def _coerced(self, plan: Plan, variables: dict[str, Any] | None) -> Variables:
+        try:
+            coerced = plan.executor.coerce(variables)
+            if plan.complexity is not None:
+                plan.complexity.check(coerced.coerced)
+        except VariablesRefused as refused:
+            plan.gauges.outcomes.bump(BadInput.code)
+            raise RequestRefused([self._present(error) for error in refused.errors]) from None
+        except Refusal as error:
+            plan.gauges.outcomes.bump(error.code)
+            raise RequestRefused([refusal(error)]) from None
+        return coerced
 
 
 def _choose(operations: list[OperationDefinitionNode], name: str | None) -> OperationDefinitionNode:

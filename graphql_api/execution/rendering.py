@@ -26,10 +26,11 @@ KEPT_MAX: Final = 256
 KEPT_BYTES_MAX: Final = 16 * 1024 * 1024
 
 
-def body(result: ExecutionResult) -> bytes:
+def body(result: ExecutionResult, *, suggestions: bool = True) -> bytes:
     """The answer that a result is, as it goes over the wire."""
     if result.errors:
-        return encode({"errors": [present(error) for error in result.errors], "data": result.data})
+        errors = [present(error, suggestions=suggestions) for error in result.errors]
+        return encode({"errors": errors, "data": result.data})
     return encode({"data": result.data})
 
 

@@ -13,6 +13,7 @@ update is written to the socket while it is published.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable
 from contextlib import aclosing
 from typing import Any, Final
@@ -20,12 +21,13 @@ from urllib.parse import urlsplit
 
 from graphql import OperationType
 
+from graphql_api.admission import RETRY_PLACE_S, Admission, name_of
 from graphql_api.auth import Doorkeeper, Viewer
 from graphql_api.context import Context
-from graphql_api.errors import Forbidden, refusal
+from graphql_api.errors import Forbidden, RateLimited, refusal
 from graphql_api.execution.gauges import SocketGauges
 from graphql_api.execution.json import decode, encode
-from graphql_api.execution.plan import Plans, RequestRefused, Stream, read_operation
+from graphql_api.execution.plan import Plans, RequestRefused, Stream
 from graphql_api.logs import bind, request_id_of
 from graphql_api.wire.headers import Headers
 from graphql_api.wire.websocket import INVALID_DATA, Refused, WebSocket
@@ -42,8 +44,12 @@ FORBIDDEN: Final = 4403
 SUBPROTOCOL_NOT_ACCEPTABLE: Final = 4406
 INIT_TIMEOUT: Final = 4408
 OPERATION_EXISTS: Final = 4409
+# Nobody uses the socket. An end in order (1000) would be taken for the end of an operation that is on its way.
+IDLE: Final = 4410
 TOO_MANY_INITS: Final = 4429
 TRY_AGAIN_LATER: Final = 1013
+# Sockets that are due within this are closed together.
+IDLE_TOGETHER_S: Final = 1.0
 
 
 class ProtocolBroken(Exception):
@@ -63,9 +69,12 @@ class GraphQLOverWebSocket:
         storage: Storage,
         plans: Plans,
         doorkeeper: Doorkeeper,
+        admission: Admission,
         *,
         allowed_origins: tuple[str, ...],
         connection_init_timeout_s: float,
+        messages_per_second_max: int,
+        idle_timeout_s: float,
         operations_max: int,
         message_bytes_max: int,
         open_bytes_max: int,
@@ -74,27 +83,37 @@ class GraphQLOverWebSocket:
         self.storage = storage
         self.plans = plans
         self.doorkeeper = doorkeeper
+        self.admission = admission
+        self.idle = Idle(idle_timeout_s)
         self.allowed_origins = allowed_origins
         self.connection_init_timeout_s = connection_init_timeout_s
+        self.messages_per_second_max = messages_per_second_max
         self.operations_max = operations_max
         self.message_bytes_max = message_bytes_max
         self.open_bytes_max = open_bytes_max
         self.gauges = SocketGauges()
 
-    def choose(self, path: str, headers: Headers) -> str | None:
-        """Our protocol, if the client offers it; Refused for another path, or a page of a foreign origin."""
+    def choose(self, path: str, peer: str | None, headers: Headers) -> str | None:
+        """Our protocol, if the client offers it; Refused for another path, a page of a foreign origin, one too many."""
         if path != self.path:
             raise Refused("404 Not Found")
         if not self._origin_allowed(headers):
             self.gauges.refused += 1
             log.warning("A socket from a page of another origin was refused: %.200r", headers.get("origin"))
             raise Refused("403 Forbidden")
+        if not self.admission.sockets_of_sources.free(self.admission.source(peer, headers)):
+            log.info("A socket was refused: %s has as many as one address may.", self.admission.client(peer, headers))
+            raise Refused("429 Too Many Requests", f"retry-after: {RETRY_PLACE_S:.0f}\r\n")
         offered = [word.strip() for word in headers.get("sec-websocket-protocol", "").split(",")]
         return PROTOCOL if PROTOCOL in offered else None
 
     def open(self, socket: WebSocket, headers: Headers, subprotocol: str | None) -> "Session":
         """Begin a session; one that does not speak our protocol ends at once."""
-        session = Session(self, socket, headers.get("authorization"), request_id_of(headers))
+        source = self.admission.source(socket.peer, headers)
+        self.admission.sockets_of_sources.take(source)
+        if source is not None and self.messages_per_second_max:
+            socket.pace(self.messages_per_second_max)
+        session = Session(self, socket, headers, source)
         self.gauges.open += 1
         if subprotocol is None:
             socket.close(SUBPROTOCOL_NOT_ACCEPTABLE, f"Subprotocol not acceptable; offer {PROTOCOL}")
@@ -110,6 +129,41 @@ class GraphQLOverWebSocket:
         except ValueError:
             return False
         return page != "" and page == headers.get("host", "").lower()
+
+
+class Idle:
+    """Sessions without an operation, in the order in which that began; one timer looks at the first."""
+
+    def __init__(self, timeout_s: float) -> None:
+        """Zero is any time."""
+        self._timeout_s = timeout_s
+        self._since: dict[Session, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, session: "Session") -> None:
+        """End a session unless it is busy in time."""
+        if self._timeout_s:
+            self._since[session] = time.monotonic()
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._look)
+
+    def end(self, session: "Session") -> None:
+        """Let a session be: it is busy, or gone."""
+        self._since.pop(session, None)
+
+    def _look(self) -> None:
+        self._timer = None
+        now = time.monotonic()
+        while self._since:
+            session, since = next(iter(self._since.items()))
+            left_s = since + self._timeout_s - now
+            if left_s > 0:
+                # Short times are kept as they are; the others are looked at together.
+                wait_s = max(left_s, min(IDLE_TOGETHER_S, self._timeout_s / 10))
+                self._timer = asyncio.get_running_loop().call_later(wait_s, self._look)
+                return
+            del self._since[session]
+            session.close(IDLE, f"No operation for {self._timeout_s:g} s")
 
 
 class Operation:
@@ -168,24 +222,27 @@ class Session:
     __slots__ = (
         "_acknowledged",
         "_authorization",
+        "_counted_as",
         "_ended",
         "_endpoint",
         "_init_due",
         "_open_bytes",
         "_operations",
         "_request_id",
+        "_source",
         "socket",
     )
 
-    def __init__(
-        self, endpoint: GraphQLOverWebSocket, socket: WebSocket, authorization: str | None, request_id: str | None
-    ) -> None:
+    def __init__(self, endpoint: GraphQLOverWebSocket, socket: WebSocket, headers: Headers, source: str | None) -> None:
         self._endpoint = endpoint
         self.socket = socket
         # From the handshake; what `connection_init` brings takes its place.
-        self._authorization = authorization
+        self._authorization = headers.get("authorization")
         # Of the handshake.
-        self._request_id = request_id
+        self._request_id = request_id_of(headers)
+        # By which address the socket is counted, and by which credential once that is known to be good.
+        self._source = source
+        self._counted_as: str | None = None
         self._acknowledged = False
         self._ended = False
         self._operations: dict[str, Operation] = {}
@@ -202,12 +259,15 @@ class Session:
                 operation.close()
 
     def end(self) -> None:
-        """Give up all operations."""
-        self._had_init()
+        """Give up all operations, and its places among the sockets."""
         self._ended = True
         self._endpoint.gauges.open -= 1
+        self._had_init()
         if self._authorization is not None:
             self._endpoint.doorkeeper.vigil.dismiss(self._authorization, self)
+        self._endpoint.idle.end(self)
+        self._endpoint.admission.sockets_of_sources.give_back(self._source)
+        self._endpoint.admission.sockets_of_credentials.give_back(self._counted_as)
         operations, self._operations = self._operations, {}
         for operation in operations.values():
             operation.close()
@@ -279,13 +339,23 @@ class Session:
         return self._check_credential()
 
     async def _check_credential(self) -> None:
+        admission = self._endpoint.admission
         try:
-            await self._endpoint.doorkeeper.viewer(self._authorization)
-        except Unavailable as error:
+            viewer = await admission.sign_in(self._authorization, self._source)
+        except (Unavailable, RateLimited) as error:
             self._break(ProtocolBroken(TRY_AGAIN_LATER, str(error)))
         except Refusal:
             self._break(ProtocolBroken(FORBIDDEN, "Forbidden"))
         else:
+            if self._ended:
+                return
+            if self._source is not None and viewer.authenticated:
+                name = name_of(viewer, self._authorization)
+                if not admission.sockets_of_credentials.take(name):
+                    places = admission.sockets_of_credentials.places_max
+                    self._break(ProtocolBroken(TRY_AGAIN_LATER, f"One credential may have {places} sockets"))
+                    return
+                self._counted_as = name
             self._acknowledge()
 
     def _ping(self, message: dict[str, Any]) -> Awaitable[None] | None:
@@ -301,7 +371,7 @@ class Session:
     async def _renew(self, authorization: str) -> None:
         """Let a credential take the place of the one before, if it is good for all that is open."""
         try:
-            viewer = await self._endpoint.doorkeeper.viewer(authorization)
+            viewer = await self._endpoint.admission.sign_in(authorization, self._source)
             for operation in self._operations.values():
                 if operation.viewer is not None and not viewer.covers(operation.viewer):
                     raise Forbidden("The new credential may do less than the one by which operations are open.")
@@ -322,8 +392,13 @@ class Session:
     def _acknowledge(self) -> None:
         self._acknowledged = True
         self._had_init()
+        self._endpoint.idle.begin(self)
         self._be_watched()
         self._say({"type": "connection_ack"})
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the socket, and say why."""
+        self._break(ProtocolBroken(code, reason))
 
     def _init_is_due(self) -> None:
         self._break(ProtocolBroken(INIT_TIMEOUT, "Connection initialisation timeout"))
@@ -347,10 +422,17 @@ class Session:
             error = BadInput(f"A socket may have at most {self._endpoint.operations_max} operations open.")
         elif self._open_bytes + size > self._endpoint.open_bytes_max:
             error = TooLarge(f"The open operations of a socket may have at most {self._endpoint.open_bytes_max} bytes.")
+        else:
+            try:
+                self._endpoint.admission.begin(self._source)
+            except RateLimited as limited:
+                error = limited
         if error is not None:
             self._say({"id": operation_id, "type": "error", "payload": [refusal(error)]})
             return
         operation = Operation(self, operation_id, size)
+        if not self._operations:
+            self._endpoint.idle.end(self)
         self._operations[operation_id] = operation
         self._open_bytes += size
         self.run(operation, payload)
@@ -389,13 +471,13 @@ class Session:
     async def _begin(self, operation: Operation, payload: dict[str, Any]) -> None:
         """Send the answer of a query or a mutation, or begin the stream of a subscription."""
         endpoint = self._endpoint
-        request = read_operation(payload)
+        request = endpoint.plans.read(payload)
         # Asked anew for each operation: a key may have been revoked since the socket was opened.
         viewer, authorization = None, None
         while viewer is None or authorization != self._authorization:
             # Renewed meanwhile, perhaps.
             authorization = self._authorization
-            viewer = operation.viewer = await endpoint.doorkeeper.viewer(authorization)
+            viewer = operation.viewer = await endpoint.admission.viewer(authorization, self._source)
         plan = await endpoint.plans.plan(request.query, request.operation_name)
         context = Context(endpoint.storage, viewer)
         if plan.operation_type is OperationType.SUBSCRIPTION:
@@ -446,6 +528,8 @@ class Session:
     def _forget(self, operation: Operation) -> None:
         del self._operations[operation.id]
         self._open_bytes -= operation.size
+        if not self._operations:
+            self._endpoint.idle.begin(self)
 
     def _say(self, message: dict[str, Any]) -> None:
         self.socket.say(encode(message))

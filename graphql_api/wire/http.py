@@ -34,7 +34,7 @@ class Answer(NamedTuple):
 class Endpoint(Protocol):
     """Who answers requests that came in one piece."""
 
-    async def answer(self, headers: Headers, body: bytes) -> Answer | None:
+    async def answer(self, peer: str | None, headers: Headers, body: bytes) -> Answer | None:
         """The answer to a POST. None: it has more parts than one, or needs more than this; ask as ASGI does."""
 
 
@@ -85,6 +85,8 @@ class HttpProtocol(HttpToolsProtocol):
     _headers_due: asyncio.TimerHandle | None = None
     _headers_bytes = 0
     _in_headers = False
+    # The status of a request whose beginning is too large.
+    _too_large = b""
     # Whether what was read last had any part that was complete, and what was read since the last such part.
     _parsed = False
     _unparsed_bytes = 0
@@ -128,11 +130,11 @@ class HttpProtocol(HttpToolsProtocol):
     def on_url(self, url: bytes) -> None:
         """Count it."""
         super().on_url(url)
-        self._count(url, b"")
+        self._count(url, b"", b"414 URI Too Long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Count it. What comes behind a body counts, too, but is no header: those were looked at before it came."""
-        self._count(name, value)
+        self._count(name, value, b"431 Request Header Fields Too Large")
         if self._in_headers:
             super().on_header(name, value)
 
@@ -161,6 +163,14 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.pipeline:
             self.flow.pause_reading()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what cannot be read as a request, or is too large to be read."""
+        if not self._too_large:
+            super().send_400_response(msg)
+            return
+        self.transport.write(b"HTTP/1.1 %b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % self._too_large)
+        self.transport.close()
 
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over, and let go of what belonged to HTTP: sockets live long."""
@@ -191,7 +201,8 @@ class HttpProtocol(HttpToolsProtocol):
         answer = None
         if not cycle.more_body:
             try:
-                answer = await self._endpoint.answer(read_headers(cycle.scope["headers"]), bytes(cycle.body))
+                peer = self.client[0] if self.client else None
+                answer = await self._endpoint.answer(peer, read_headers(cycle.scope["headers"]), bytes(cycle.body))
             except BaseException:
                 # The end of the server; whatever is wrong with a request has an answer.
                 self.transport.close()
@@ -234,10 +245,11 @@ class HttpProtocol(HttpToolsProtocol):
             self._headers_due.cancel()
             self._headers_due = None
 
-    def _count(self, name: bytes, value: bytes) -> None:
+    def _count(self, name: bytes, value: bytes, at_the_bound: bytes) -> None:
         self._parsed = True
         self._headers_bytes += len(name) + len(value)
         if self._headers_bytes > HEADERS_BYTES_MAX:
+            self._too_large = at_the_bound
             raise httptools.HttpParserError(f"more than {HEADERS_BYTES_MAX} bytes of headers")
 
 

@@ -35,6 +35,8 @@ SLICE_BYTES: Final = 8_192
 MESSAGES_IN_A_ROW: Final = 16
 # A message may come in so many frames.
 FRAGMENTS_MAX: Final = 64
+# A peer may send at once what it may send in so many seconds.
+BURST_S: Final = 5.0
 # How long the peer may take to answer a close.
 CLOSE_WAIT_S: Final = 2.0
 # A peer is looked at so often; one that was silent for a while is pinged, and one that then stays silent is gone. So a
@@ -84,7 +86,7 @@ class Endpoint(Protocol):
     def message_bytes_max(self) -> int:
         """What a message may have."""
 
-    def choose(self, path: str, headers: Headers) -> str | None:
+    def choose(self, path: str, peer: str | None, headers: Headers) -> str | None:
         """The subprotocol for a handshake, None for none; Refused when there is to be no socket."""
 
     def open(self, socket: "WebSocket", headers: Headers, subprotocol: str | None) -> Session:
@@ -137,9 +139,12 @@ class WebSocket(asyncio.Protocol):
         "_full",
         "_heard",
         "_held",
+        "_interval_s",
         "_messages",
+        "_paced_until",
         "_paused",
         "_rest",
+        "_resting",
         "_scheduled",
         "_session",
         "_unsent_bytes",
@@ -168,6 +173,10 @@ class WebSocket(asyncio.Protocol):
         # Whether the peer does not read what it is sent; who waits for it to read waits for `_flow`.
         self._full = False
         self._flow: asyncio.Event | None = None
+        # A message takes so long of the peer's time; how far that reaches; and whether it has none left.
+        self._interval_s = 0.0
+        self._paced_until = 0.0
+        self._resting = False
         self._closing = False
         self._heard = True
         # Whether it was found silent, or not reading, when it was looked at last.
@@ -176,6 +185,16 @@ class WebSocket(asyncio.Protocol):
         self._unsent_bytes = 0
 
     # From the session.
+
+    @property
+    def peer(self) -> str | None:
+        """The address of the other end of the connection; None when it has none."""
+        name = self.transport.get_extra_info("peername")
+        return name[0] if isinstance(name, tuple) else None
+
+    def pace(self, messages_per_second: int) -> None:
+        """Take so many messages a second, and five times as many at once. Beyond, the peer is read more slowly."""
+        self._interval_s = 1 / messages_per_second
 
     @property
     def has_room(self) -> bool:
@@ -277,7 +296,9 @@ class WebSocket(asyncio.Protocol):
     def _shake_hands(self, method: str, target: bytes, headers: Headers) -> None:
         try:
             key = _key(method, headers)
-            subprotocol = self._endpoint.choose(unquote(target.partition(b"?")[0].decode("latin-1")), headers)
+            subprotocol = self._endpoint.choose(
+                unquote(target.partition(b"?")[0].decode("latin-1")), self.peer, headers
+            )
         except Refused as refused:
             self.transport.write(
                 f"HTTP/1.1 {refused.status}\r\n{refused.headers}content-length: 0\r\nconnection: close\r\n\r\n".encode()
@@ -311,7 +332,11 @@ class WebSocket(asyncio.Protocol):
         self._go_on()
 
     def _take_frame(self, frame: Frame) -> None:
-        if self._closing or frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+        if self._closing:
+            return
+        if self._interval_s:
+            self._pay()
+        if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
             return
         message: bytes | None = bytes(frame.data)
         if frame.opcode is Opcode.BINARY:
@@ -323,6 +348,23 @@ class WebSocket(asyncio.Protocol):
         if self._messages is None:
             self._messages = deque()
         self._messages.append(message)
+
+    def _pay(self) -> None:
+        """Count a frame; when there were too many, take nothing more until they are paid for."""
+        now = time.monotonic()
+        self._paced_until = max(self._paced_until, now) + self._interval_s
+        wait_s = self._paced_until - now - BURST_S
+        if wait_s > 0 and not self._resting:
+            self._resting = True
+            asyncio.get_running_loop().call_later(wait_s, self._rested)
+
+    def _rested(self) -> None:
+        wait_s = self._paced_until - time.monotonic() - BURST_S
+        if wait_s > 0 and not self._closing:
+            asyncio.get_running_loop().call_later(wait_s, self._rested)
+            return
+        self._resting = False
+        self._go_on()
 
     def _whole(self, frame: Frame) -> bytes | None:
         """The message that this fragment completes."""
@@ -340,7 +382,7 @@ class WebSocket(asyncio.Protocol):
     @property
     def _busy(self) -> bool:
         """Whether nothing may be taken from the peer at the moment."""
-        return (self._held or self._full) and not self._closing
+        return (self._held or self._full or self._resting) and not self._closing
 
     def _go_on(self) -> None:
         """Give messages to the session, as many as may be, then read on."""

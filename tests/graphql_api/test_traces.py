@@ -43,7 +43,7 @@ class Traced:
     async def post(self, query: str, **headers: str) -> Any:
         """Ask by a POST in one piece."""
         found: Headers = {"content-type": "application/json", **headers}
-        answer = await self.app.http.answer(found, encode({"query": query}))
+        answer = await self.app.http.answer(None, found, encode({"query": query}))
         assert answer is not None
         return json.loads(answer.body)
 

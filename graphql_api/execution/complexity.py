@@ -1,0 +1,164 @@
+"""What an operation costs, by what it asks for: a field costs 1, times the page sizes of the lists that it is in.
+
+    { tasks(first: 100) { nodes { taskId history(first: 10) { seq } } } }
+
+costs 1 for `tasks`, 1 for `nodes`, and for each of 100 tasks 2 fields and 10 events of 1 field: 1 + 1 + 100 · (2 + 10).
+`@skip` and `@include` change nothing about it, and a page that is asked for twice is paid twice.
+
+The cost is worked out when the plan is made. Only page sizes that are variables are left for later; an operation that
+has none, as nearly all, is never asked again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from graphql import (
+    FieldNode,
+    FragmentDefinitionNode,
+    FragmentSpreadNode,
+    GraphQLSchema,
+    InlineFragmentNode,
+    IntValueNode,
+    OperationDefinitionNode,
+    SelectionSetNode,
+    VariableNode,
+    get_named_type,
+    get_nullable_type,
+    is_list_type,
+)
+
+from storage import TooLarge
+
+# Pages are at most so large; a larger one is refused by who would read it, with a better message.
+PAGE_MAX: Final = 1_000
+# What a page has when nobody says how large it is to be: the larger of the two that there are.
+PAGE_DEFAULT: Final = 50
+_SIZES: Final = ("first", "last")
+
+
+@dataclass(slots=True)
+class _Cost:
+    """A sum: what is known, and pages whose size is not."""
+
+    known: int = 0
+    pages: list["_Page"] = field(default_factory=list)
+
+    def add(self, other: "_Cost", times: int = 1) -> None:
+        self.known += other.known * times
+        self.pages += [_Page(page.size, page.each.scaled(times)) for page in other.pages]
+
+    def scaled(self, times: int) -> "_Cost":
+        made = _Cost()
+        made.add(self, times)
+        return made
+
+    def given(self, variables: Mapping[str, Any]) -> int:
+        return self.known + sum(page.size.given(variables) * page.each.given(variables) for page in self.pages)
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """How many items a page has: a number of the document, or what some of its variables say."""
+
+    number: int | None
+    variables: tuple[str, ...] = ()
+
+    def given(self, variables: Mapping[str, Any]) -> int:
+        numbers = [_bounded(value) for name in self.variables if isinstance(value := variables.get(name), int)]
+        if self.number is not None:
+            numbers.append(self.number)
+        return max(numbers, default=PAGE_DEFAULT)
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """A page of a size that variables say, and what each item on it costs."""
+
+    size: _Size
+    each: _Cost
+
+
+_ONE: Final = _Size(1)
+
+
+class Complexity:
+    """The cost of one operation, and the bound that it must keep."""
+
+    def __init__(
+        self,
+        schema: GraphQLSchema,
+        operation: OperationDefinitionNode,
+        fragments: Mapping[str, FragmentDefinitionNode],
+        complexity_max: int,
+    ) -> None:
+        """TooLarge when it costs too much whatever its variables are. The document is valid, and short."""
+        self._schema = schema
+        self._fragments = fragments
+        self._max = complexity_max
+        root = schema.get_root_type(operation.operation)
+        assert root is not None
+        self._cost = self._of(operation.selection_set, root, _ONE)
+        self._check(self._cost.known)
+        self.depends: Final = bool(self._cost.pages)
+        """Whether it depends on variables, and so must be checked each time."""
+
+    def check(self, variables: Mapping[str, Any]) -> None:
+        """Refuse an operation that costs too much with these variables, which were coerced."""
+        self._check(self._cost.given(variables))
+
+    def _check(self, cost: int) -> None:
+        if cost > self._max:
+            raise TooLarge(
+                f"An operation may cost at most {self._max}, and this one costs {cost}: each field, times the page "
+                "sizes of the lists that it is in. Ask for fewer at a time."
+            )
+
+    def _of(self, selections: SelectionSetNode, parent: Any, size: _Size) -> _Cost:
+        """The cost of selections on a type whose lists are of that size."""
+        total = _Cost()
+        for node in selections.selections:
+            if isinstance(node, FieldNode):
+                total.add(self._field(node, parent, size))
+                continue
+            if isinstance(node, FragmentSpreadNode):
+                fragment: FragmentDefinitionNode | InlineFragmentNode = self._fragments[node.name.value]
+            else:
+                assert isinstance(node, InlineFragmentNode)
+                fragment = node
+            condition = fragment.type_condition
+            type_ = self._schema.type_map[condition.name.value] if condition else parent
+            total.add(self._of(fragment.selection_set, type_, size))
+        return total
+
+    def _field(self, node: FieldNode, parent: Any, size: _Size) -> _Cost:
+        cost = _Cost(1)
+        definition = getattr(parent, "fields", {}).get(node.name.value)
+        if node.selection_set is None or definition is None:
+            # A leaf, or introspection, which has a bound of its own.
+            return cost
+        paged = any(name in definition.args for name in _SIZES)
+        if paged:
+            size = _size(node)
+        named = get_named_type(definition.type)
+        if not is_list_type(get_nullable_type(definition.type)):
+            # The lists of a connection are of the size that was asked of it.
+            cost.add(self._of(node.selection_set, named, size if paged else _ONE))
+            return cost
+        each = self._of(node.selection_set, named, _ONE)
+        if size.variables:
+            cost.pages.append(_Page(size, each))
+        else:
+            cost.add(each, size.given({}))
+        return cost
+
+
+def _size(node: FieldNode) -> _Size:
+    values = [argument.value for argument in node.arguments or () if argument.name.value in _SIZES]
+    numbers = [_bounded(int(value.value)) for value in values if isinstance(value, IntValueNode)]
+    variables = tuple(value.name.value for value in values if isinstance(value, VariableNode))
+    return _Size(max(numbers, default=None), variables)
+
+
+def _bounded(size: int) -> int:
+    return min(max(size, 0), PAGE_MAX)
