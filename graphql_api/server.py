@@ -40,6 +40,8 @@ ACKNOWLEDGED_WITHIN_S: Final = 50
 BACKLOG: Final = 2_048
 # Objects that may have come to live, net, before the collector looks for garbage among them.
 GARBAGE_OBJECTS_MAX: Final = 20_000
+# How long the event loop waits for a thread that is at work, each time that it has waited for the network.
+TURN_OF_A_THREAD_S: Final = 0.0002
 # From the signal to the end of the process, whatever does not answer.
 EXIT_WITHIN_S: Final = 9.5
 # How long a scrape of the metrics waits for workers; who is later is left out, and counted as not there.
@@ -124,7 +126,7 @@ async def _serve(
     # From here on connections wait for us rather than being refused; who reads the welcome may connect.
     listener.listen(BACKLOG)
     await _welcome(settings, storage, listener)
-    _settle_memory()
+    _settle()
     async with _scraped(scraped, scrape):
         await server.serve(sockets=[listener])
 
@@ -226,7 +228,7 @@ async def _work_until_asked(line: socket.socket, settings: Settings, url: str, l
             server = Server(_uvicorn_config(settings, app))
             stop.when_asked(server.stop)
             serving = metrics.Serving(storage, app)
-            _settle_memory()
+            _settle()
             async with answering(line, lambda: metrics.packed(serving.collect())):
                 await server.serve(sockets=[listener])
 
@@ -300,7 +302,7 @@ def _give_up() -> None:
     os._exit(0)
 
 
-def _settle_memory() -> None:
+def _settle() -> None:
     """Take what the start has made out of the garbage collector's rounds, and let them be rarer.
 
     What requests leave behind is freed at once, by counting; the collector finds next to nothing, and with ten thousand
@@ -309,6 +311,7 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE_OBJECTS_MAX, 10, 10)
+    sys.setswitchinterval(TURN_OF_A_THREAD_S)
 
 
 @contextmanager

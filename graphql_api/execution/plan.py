@@ -7,8 +7,10 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from inspect import isawaitable
 from typing import Any, Final
 
@@ -45,6 +47,8 @@ _DOCUMENT_TIMES: Final = 50
 _SOURCE_TIMES: Final = 6
 # Of these, so many may be plans that were asked for more than once, whatever new ones come.
 PROVEN_PLANS_MAX: Final = 375
+# Documents that have so many are prepared beside the loop.
+LONG_DOCUMENT_CHARACTERS: Final = 1_000
 # Enough to mend a document by; finding all would take long in one that is made to have many.
 VALIDATION_ERRORS_MAX: Final = 10
 
@@ -162,6 +166,8 @@ class Plans:
         self._bytes = 0
         self._reruns_of_dropped = 0
         self._making = asyncio.Lock()
+        # One thread: whoever goes away while a plan is made for him does not have two made at a time.
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="plans")
         self.renderings = Renderings()
         self.gauges = PlanGauges()
 
@@ -180,7 +186,7 @@ class Plans:
                 if plan is None:
                     began = time.perf_counter()
                     try:
-                        plan = self._new[key] = self._make(query, operation_name)
+                        plan = self._new[key] = await self._make(query, operation_name)
                     finally:
                         self.gauges.made_s.observe(time.perf_counter() - began)
                     self._charge(plan, _DOCUMENT_TIMES * len(query))
@@ -229,19 +235,16 @@ class Plans:
         """How many plans are kept."""
         return len(self._new) + len(self._proven)
 
-    def _make(self, query: str, operation_name: str | None) -> Plan:
-        document = self._valid(query)
-        operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
-        operation = _choose(operations, operation_name)
-        fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
-        try:
-            complexity = Complexity(self._schema, operation, fragments, self._complexity_max)
-        except Refusal as error:
-            raise RequestRefused([refusal(error)]) from None
-        root_field = operation.selection_set.selections[0]
-        executor = Executor(self._schema, document, operation, compiled=self._compiled)
+    async def _make(self, query: str, operation_name: str | None) -> Plan:
+        if len(query) < LONG_DOCUMENT_CHARACTERS:
+            operation, executor, complexity = self._prepare(query, operation_name)
+        else:
+            # It may take some twenty milliseconds, which others would wait for.
+            prepare = partial(self._prepare, query, operation_name)
+            operation, executor, complexity = await asyncio.get_running_loop().run_in_executor(self._beside, prepare)
         self.gauges.compiled += executor.compiled
         self.gauges.declined += not executor.compiled
+        root_field = operation.selection_set.selections[0]
         name = operation.name.value if operation.name else None
         return Plan(
             executor,
@@ -251,6 +254,17 @@ class Plans:
             self.gauges.operation(operation.operation.value, name),
             complexity if complexity.depends else None,
         )
+
+    def _prepare(self, query: str, operation_name: str | None) -> tuple[OperationDefinitionNode, Executor, Complexity]:
+        document = self._valid(query)
+        operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
+        operation = _choose(operations, operation_name)
+        fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
+        try:
+            complexity = Complexity(self._schema, operation, fragments, self._complexity_max)
+        except Refusal as error:
+            raise RequestRefused([refusal(error)]) from None
+        return operation, Executor(self._schema, document, operation, compiled=self._compiled), complexity
 
     def _valid(self, query: str) -> DocumentNode:
         """The document, which keeps its bounds and fits the schema."""
