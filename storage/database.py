@@ -70,7 +70,7 @@ def driver_arguments(
     url: str,
     statement_timeout_ms: int,
     lock_timeout_ms: int,
-    session_settings: dict[str, str],
+    session_settings: Mapping[str, str],
     *,
     named: str = "SPECTRAL_DATABASE_URL",
 ) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _parsed(url: str, named: str) -> URL:
     return parsed.set(drivername="postgresql+asyncpg", query=query)
 
 
-def _settings(statement_timeout_ms: int, lock_timeout_ms: int, session_settings: dict[str, str]) -> dict[str, Any]:
+def _settings(statement_timeout_ms: int, lock_timeout_ms: int, session_settings: Mapping[str, str]) -> dict[str, Any]:
     return {
         "timeout": CONNECT_TIMEOUT_S,
         # The server ends a statement by itself; this is for a server that no longer answers.

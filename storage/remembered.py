@@ -19,7 +19,8 @@ _TASK_BYTES: Final = 1_024
 class Remembered:
     """The tasks that were changed last, with bounds on their number and their bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, tasks_max: int = REMEMBERED_TASKS_MAX) -> None:
+        self._tasks_max = tasks_max
         # Least recently changed first.
         self._tasks: OrderedDict[str, Task] = OrderedDict()
         self._bytes = 0
@@ -36,7 +37,7 @@ class Remembered:
         self.forget(task.task_id)
         self._tasks[task.task_id] = task
         self._bytes += _size_of(task)
-        while len(self._tasks) > REMEMBERED_TASKS_MAX or self._bytes > REMEMBERED_BYTES_MAX:
+        while len(self._tasks) > self._tasks_max or self._bytes > REMEMBERED_BYTES_MAX:
             _, oldest = self._tasks.popitem(last=False)
             self._bytes -= _size_of(oldest)
 
