@@ -30,10 +30,10 @@ CITUS: Final = Dialect(
         # Otherwise who changes rows of several shards locks those shards, in the order of his statements. The rows are
         # locked already, in one order for all.
         "citus.enable_deadlock_prevention": "off",
-        # What is SET LOCAL, and nothing else, holds on the other machines too.
-        "citus.propagate_set_commands": "local",
     },
+    # Settings of a session do not reach the workers; what is SET LOCAL can.
     repeated=("lock_timeout", "synchronous_commit"),
+    passing_on="SET LOCAL citus.propagate_set_commands = 'local'",
     instead={**group.ON_CITUS, **reader.ON_CITUS},
     distributed=True,
 )

@@ -63,8 +63,9 @@ class Dialect:
 
     # What a session is set to, besides what every session is.
     settings: Mapping[str, str]
-    # Those of all its settings that each transaction is told again.
+    # Those of all its settings that each transaction is told again, and what is said to have them passed on.
     repeated: Sequence[str] = ()
+    passing_on: str = ""
     # Statements for which others are prepared, which take the same parameters and bring the same rows.
     instead: Mapping[str, str] = field(default_factory=dict)
     # Whether the tables are spread over several machines by `task_id`.
@@ -77,12 +78,13 @@ POSTGRES: Final = Dialect(PLANNING)
 class Connection:
     """A session. Each statement is prepared when it first comes, and kept."""
 
-    __slots__ = ("_begin_words", "_dialect", "_prepared", "driver", "interrupted")
+    __slots__ = ("_begin_words", "_dialect", "_prepared", "_repeated", "driver", "interrupted")
 
-    def __init__(self, driver: Any, dialect: Dialect, begin_words: str) -> None:
+    def __init__(self, driver: Any, dialect: Dialect, begin_words: str, repeated: str) -> None:
         self.driver = driver
         self._dialect = dialect
         self._begin_words = begin_words
+        self._repeated = repeated
         self._prepared: dict[str, Any] = {}
         # Whether a statement ended in another way than by an answer, so that it may still be under way.
         self.interrupted = False
@@ -112,8 +114,13 @@ class Connection:
 
     async def begin(self, lock_timeout_ms: int | None = None) -> None:
         """Begin a transaction; in it, locks are waited for as long as always, or only so long."""
-        words = self._begin_words
-        await self._say(words if lock_timeout_ms is None else f"{words}; {_LOCK_TIMEOUT}{lock_timeout_ms}")
+        lock_timeout = "" if lock_timeout_ms is None else f"; {_LOCK_TIMEOUT}{lock_timeout_ms}"
+        if self._repeated:
+            # In a message of their own, because the whole of it is passed on.
+            await self._begin(f"; {self._dialect.passing_on}")
+            await self._say(self._repeated + lock_timeout)
+        else:
+            await self._begin(lock_timeout)
 
     async def begin_list(self) -> None:
         """Begin a transaction in which each statement is planned for its values and for the tables as they are."""
@@ -133,6 +140,9 @@ class Connection:
             await self.driver.close(timeout=CLOSE_TIMEOUT_S)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             self.driver.terminate()
+
+    async def _begin(self, more: str) -> None:
+        await self._say(self._begin_words + more)
 
     async def _say(self, words: str) -> None:
         try:
@@ -163,8 +173,8 @@ class PooledConnection(Connection):
 
     __slots__ = ("_wait_s",)
 
-    def __init__(self, driver: Any, dialect: Dialect, begin_words: str, wait_s: float) -> None:
-        super().__init__(driver, dialect, begin_words)
+    def __init__(self, driver: Any, dialect: Dialect, begin_words: str, repeated: str, wait_s: float) -> None:
+        super().__init__(driver, dialect, begin_words, repeated)
         self._wait_s = wait_s
 
     async def run(self, statement: str, *arguments: Any) -> list[Any]:
@@ -182,10 +192,6 @@ class PooledConnection(Connection):
             raise
         await self.commit()
         return rows
-
-    async def begin(self, lock_timeout_ms: int | None = None) -> None:
-        """Begin a transaction; in it, locks are waited for as long as always, or only so long."""
-        await self._begin("" if lock_timeout_ms is None else f"; {_LOCK_TIMEOUT}{lock_timeout_ms}")
 
     async def begin_list(self) -> None:
         """Begin a transaction in which each statement is planned for its values and for the tables as they are."""
@@ -322,9 +328,9 @@ class Pool:
     async def _connect(self) -> Connection:
         driver, own = await self._connector.connect()
         if own:
-            return Connection(driver, self.dialect, f"BEGIN{self._repeated}")
-        words = f"BEGIN ISOLATION LEVEL READ COMMITTED; {self._connector.settings_of_transaction}{self._repeated}"
-        return PooledConnection(driver, self.dialect, words, self._wait_s)
+            return Connection(driver, self.dialect, "BEGIN", self._repeated)
+        words = f"BEGIN ISOLATION LEVEL READ COMMITTED; {self._connector.settings_of_transaction}"
+        return PooledConnection(driver, self.dialect, words, self._repeated, self._wait_s)
 
     async def _end(self, connection: Connection) -> None:
         try:
@@ -346,7 +352,7 @@ def open_pool(
     """The pool for a PostgreSQL URL."""
     arguments = driver_arguments(url, statement_timeout_ms, lock_timeout_ms, dialect.settings)
     settings = arguments["server_settings"]
-    repeated = "".join(f"; SET LOCAL {name} = '{settings[name]}'" for name in dialect.repeated)
+    repeated = "; ".join(f"SET LOCAL {name} = '{settings[name]}'" for name in dialect.repeated)
     return Pool(Connector(arguments), dialect, repeated, connections_max=connections_max, wait_s=pool_wait_s)
 
 

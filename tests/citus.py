@@ -66,7 +66,7 @@ class CitusCluster:
         for port in self.ports:
             deadline = time.monotonic() + READY_WITHIN_S
             while subprocess.run([self._programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]).returncode:
-                assert time.monotonic() < deadline, (self._folder / "log").read_text()
+                assert time.monotonic() < deadline, self.log
                 time.sleep(0.05)
 
     def stop(self) -> None:
@@ -76,6 +76,11 @@ class CitusCluster:
         for process in self._processes:
             process.wait(READY_WITHIN_S)
         shutil.rmtree(self._folder)
+
+    @property
+    def log(self) -> str:
+        """What all of them have said."""
+        return (self._folder / "log").read_text()
 
     def url(self, port: int, database: str, role: str = ROLE) -> str:
         """Where a database is."""
@@ -106,7 +111,7 @@ class CitusCluster:
 
     def _run(self, program: str, *arguments: str) -> None:
         process = self._popen(program, *arguments)
-        assert process.wait(READY_WITHIN_S) == 0, (self._folder / "log").read_text()
+        assert process.wait(READY_WITHIN_S) == 0, self.log
 
     def _popen(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         with (self._folder / "log").open("ab") as log:

@@ -175,6 +175,22 @@ async def test_migrations_change_distributed_tables(citus: CitusCluster) -> None
         assert [task.seq for task in await submit(storage, *map(note, IDS))] == [2] * len(IDS)
 
 
+async def test_a_fresh_connection_asks_for_no_types(distributed_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask(*_: Any) -> None:
+        raise AssertionError("the driver knows all types")
+
+    monkeypatch.setattr("asyncpg.connection.Connection._introspect_types", ask)
+    async with open_storage(distributed_database, upgrade=False) as storage:
+        keyed = [note(task_id, idempotency_key="k", metadata={}) for task_id in IDS]
+        await submit(storage, *(Create(task_id=task_id) for task_id in IDS))
+        assert {type(outcome) for outcome in await submit(storage, *keyed)} == {Task}
+        await asyncio.gather(*(storage.reader.log(task_id, 0) for task_id in IDS))
+        await asyncio.gather(*(storage.reader.events(task_id, 1, 2) for task_id in IDS))
+        await asyncio.gather(*(storage.reader.events(task_id, 1, 1) for task_id in IDS))
+        assert await storage.reader.positions(IDS)
+        assert (await storage.reader.page(5, None, set(Status))).has_next
+
+
 # Changes.
 
 
@@ -287,6 +303,26 @@ async def test_a_key_is_written_once_whoever_sends_it(distributed_database: str)
         conflicts = await submit(two, *(note(task_id, "other", idempotency_key="k") for task_id in IDS))
         assert [type(conflict) for conflict in conflicts] == [IdempotencyConflict] * len(IDS)
         assert {tuple(await messages(one, task_id)) for task_id in IDS} == {(CREATED, "m")}
+
+
+async def test_workers_are_told_what_holds_for_a_transaction(citus: CitusCluster, distributed_database: str) -> None:
+    settings = "SELECT current_setting('lock_timeout'), current_setting('synchronous_commit'), inet_server_port()"
+    async with open_storage(distributed_database, lock_timeout_ms=123_000) as storage:
+        await submit(storage, Create(task_id="T"))
+        before = len(citus.log)
+        async with storage.pool.connection() as connection:
+            for lock_timeout_ms, told in ((None, "123s"), (7, "7ms")):
+                await connection.begin(lock_timeout_ms)
+                lock_timeout, synchronous_commit, port = (
+                    await connection.run(f"{settings} FROM tasks WHERE task_id = 'T'")
+                )[0]
+                await connection.roll_back()
+                assert (lock_timeout, synchronous_commit) == (told, "on")
+                assert port in citus.ports[1:]
+        await submit(storage, note())
+        await storage.reader.page(1, None, None)
+    # Nothing but that: no second BEGIN, at which a worker would wonder.
+    assert "WARNING" not in citus.log[before:]
 
 
 async def test_a_row_that_somebody_holds_stops_nobody_else(distributed_database: str) -> None:
