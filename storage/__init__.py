@@ -46,10 +46,10 @@ from storage.watch import Watch
 from storage.writer import Writer
 
 __all__ = [
-    "TASK_ID_CHARACTERS_MAX",
-    "TASK_TOKEN_PREFIX",
     "SHARDS",
     "SHARDS_MAX",
+    "TASK_ID_CHARACTERS_MAX",
+    "TASK_TOKEN_PREFIX",
     "AddEvent",
     "BadInput",
     "Cancel",
