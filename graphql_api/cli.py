@@ -93,9 +93,9 @@ def migrate_command() -> None:
 
 @app.command("distribute")
 def distribute_command(
-    shards: Annotated[int, typer.Option(min=1, max=SHARDS_MAX, help="Into how many parts; at least one a core.")] = (
-        SHARDS
-    ),
+    shards: Annotated[
+        int, typer.Option(min=1, max=SHARDS_MAX, help="Into how many parts: some for each worker there will be.")
+    ] = SHARDS,
 ) -> None:
     """Spread tasks over the machines of a Citus cluster, and exit. Stop the servers first."""
     settings = read_settings()

@@ -17,7 +17,8 @@ from storage.pool import PLANNING, Connection, Dialect, Pool, open_pool
 
 # Rows are copied to their shards, however many they are.
 DISTRIBUTION_WAIT_MS: Final = 24 * 3_600_000
-SHARDS: Final = 32
+# A group of changes takes longer the more shards it concerns.
+SHARDS: Final = 8
 SHARDS_MAX: Final = 1_024
 
 CITUS: Final = Dialect(

@@ -42,7 +42,7 @@ from storage.errors import IdempotencyConflict, OutcomeUnknown, Refusal
 from storage.lifecycle import decide
 from storage.pool import Connection, compiled
 from storage.remembered import Remembered
-from storage.tables import event_of_task, task_columns, task_events, task_of, tasks
+from storage.tables import of_named_task, task_columns, task_events, task_of, tasks
 from storage.task import Event, Task, Update, UpdateType, update_of
 
 Outcome = Task | Refusal | None
@@ -490,7 +490,14 @@ _DELETE_TASKS: Final = compiled(delete(tasks).where(tasks.c.task_id == any_(arra
 # On Citus the IDs are compared with a parameter, by which it finds the shards that are concerned. It cannot carry out
 # what is run for each row of another table, and does not have to: there, statements are planned for their values.
 _named = any_(_ids)
-_event_in_shard = event_of_task(_named, task_events.c.idempotency_key == _used.c.key, _used)
+# Grouped, so that it is looked up, and the history of a task is not joined: Citus would not carry out a LIMIT.
+_event_in_shard = (
+    select(task_events.c.fingerprint)
+    .where(of_named_task(_named), task_events.c.idempotency_key == _used.c.key)
+    .group_by(task_events.c.task_id, task_events.c.idempotency_key, task_events.c.fingerprint)
+    .correlate(_used, tasks)
+    .lateral("event")
+)
 _shard = func.get_shard_id_for_distribution_column(literal_column(f"'{tasks.name}'"), column("task_id", Text))
 _PARTS: Final = compiled(
     select(func.array_agg(aggregate_order_by(column("task_id", Text), column("task_id", Text).collate("C"))))

@@ -48,7 +48,6 @@ from storage.tables import (
     EVENT_TYPES,
     event_columns,
     event_of,
-    event_of_task,
     of_named_task,
     read,
     task_columns,
@@ -384,7 +383,14 @@ _LOGS: Final = compiled(
 # Named by a parameter, so that Citus finds the shards that are concerned.
 _named = any_(bindparam("task_ids", type_=ARRAY(Text)))
 _named_tasks = tasks.c.task_id == _named
-_event_in_shard = event_of_task(_named, task_events.c.seq == _numbers.c.seq, _numbers)
+# Grouped, so that it is looked up, and the history of a task is not joined: Citus would not carry out a LIMIT.
+_event_in_shard = (
+    select(task_events)
+    .where(of_named_task(_named), task_events.c.seq == _numbers.c.seq)
+    .group_by(task_events.c.task_id, task_events.c.seq)
+    .correlate(_numbers, tasks)
+    .lateral("event")
+)
 _too_large = (_event_in_shard.c.size > _bytes_max).label("too_large")
 _slice_in_shard = _slice_of_task(_ranges, _of_range, _bytes_max)
 _chunk_in_shard = _slice_of_task(_numbers, _of_chunk, _chunk_bytes_max)

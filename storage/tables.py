@@ -14,7 +14,6 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     DateTime,
-    FromClause,
     Index,
     Integer,
     LargeBinary,
@@ -24,7 +23,6 @@ from sqlalchemy import (
     Text,
     and_,
     cast,
-    select,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -156,18 +154,6 @@ def of_named_task(named: ColumnElement[Any]) -> ColumnElement[bool]:
     """
     # Under the other name for the same order, so that an event is searched by the ID at hand, not by all of them.
     return and_(task_events.c.task_id == tasks.c.task_id, task_events.c.task_id.collate("POSIX") == named)
-
-
-def event_of_task(named: ColumnElement[Any], which: ColumnElement[bool], wanted: FromClause) -> FromClause:
-    """For Citus: the event of the row of `tasks` at hand that is `which`, looked up for each row of `wanted`."""
-    return (
-        select(task_events)
-        .where(of_named_task(named), which)
-        # So that it is looked up, and the history of a task is not joined: Citus would not carry out a LIMIT.
-        .group_by(task_events.c.task_id, task_events.c.seq)
-        .correlate(wanted, tasks)
-        .lateral("event")
-    )
 
 
 STATUSES: Final[Mapping[str, Status]] = {status.value: status for status in Status}

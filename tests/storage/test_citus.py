@@ -403,6 +403,7 @@ async def test_histories_and_logs_are_read_together(distributed_database: str) -
         assert (await reader.positions([IDS[7], "missing"])).keys() == {IDS[7]}
 
 
+@pytest.mark.parametrize("analyzed", [False, True])
 @pytest.mark.parametrize(
     ("statement", "values", "looked_up"),
     [
@@ -413,7 +414,7 @@ async def test_histories_and_logs_are_read_together(distributed_database: str) -
     ],
 )
 async def test_of_a_long_history_only_what_is_wanted_is_read(
-    distributed_database: str, statement: str, values: list[Any], looked_up: str
+    distributed_database: str, statement: str, values: list[Any], looked_up: str, analyzed: bool
 ) -> None:
     async with open_storage(distributed_database) as storage, session(distributed_database) as other:
         await submit(storage, Create(task_id="T"))
@@ -421,11 +422,17 @@ async def test_of_a_long_history_only_what_is_wanted_is_read(
             "INSERT INTO task_events (task_id, seq, event_type, message, timestamp, idempotency_key, fingerprint)"
             " SELECT 'T', number, 'LOG', 'm', now(), number::text, '' FROM generate_series(2, 20000) AS number"
         )
+        if analyzed:
+            await other.execute("ANALYZE tasks, task_events")
         # Many are asked for, among them this one.
         wanted = [values[0] + IDS, *(value * 101 if isinstance(value, list) else value for value in values[1:])]
-        plan = "\n".join(row[0] for row in await other.fetch(f"EXPLAIN {CITUS.instead[statement]}", *wanted))
-    assert "Seq Scan on task_events" not in plan, plan
-    assert looked_up in plan.partition("Index Cond")[2].partition("\n")[0], plan
+        await other.execute("SET citus.explain_all_tasks = on")
+        lines = [row[0] for row in await other.fetch(f"EXPLAIN {CITUS.instead[statement]}", *wanted)]
+        shard = await other.fetchval("SELECT get_shard_id_for_distribution_column('task_events', 'T')")
+    plan = "\n".join(lines)
+    (scan,) = (number for number, line in enumerate(lines) if f" on task_events_{shard} " in line)
+    assert "Index Scan" in lines[scan], plan
+    assert looked_up in lines[scan + 1], plan
 
 
 async def test_what_is_too_large_for_one_answer_is_cut(distributed_database: str) -> None:
