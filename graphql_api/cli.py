@@ -1,4 +1,4 @@
-"""The command line: ``spectral-notify serve | migrate | schema | keys | token-keys``."""
+"""The command line: ``spectral-notify serve | migrate | distribute | schema | keys | token-keys``."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ from graphql_api.logs import set_up_logs
 from graphql_api.schema import sdl
 from graphql_api.server import open_configured_storage, open_database, serve
 from graphql_api.settings import read_settings
-from storage import Permission, Refusal, StartupError, Storage, upgrade_database
+from storage import SHARDS, SHARDS_MAX, Permission, Refusal, StartupError, Storage, distribute, upgrade_database
 
 T = TypeVar("T")
 
@@ -88,6 +88,25 @@ def migrate_command() -> None:
     before, after = _run(upgrade())
     typer.echo(
         f"The schema is at {after}." if before == after else f"The schema went from {before or 'none'} to {after}."
+    )
+
+
+@app.command("distribute")
+def distribute_command(
+    shards: Annotated[
+        int, typer.Option(min=1, max=SHARDS_MAX, help="Into how many parts: some for each worker there will be.")
+    ] = SHARDS,
+) -> None:
+    """Spread tasks over the machines of a Citus cluster, and exit. Stop the servers first."""
+    settings = read_settings()
+    set_up_logs(settings.log_level)
+
+    async def spread() -> bool:
+        async with open_database(settings, role="command") as url:
+            return await distribute(url, shards)
+
+    typer.echo(
+        "Tasks are distributed by task_id; start the servers." if _run(spread()) else "Tasks are distributed already."
     )
 
 

@@ -12,8 +12,10 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
+from storage.citus import CITUS, SHARDS, SHARDS_MAX, distribute, is_distributed
 from storage.commands import AddEvent, Cancel, Command, Complete, Create, Delete, Fail, Report, UpdateProgress
 from storage.database import explain, open_engine
 from storage.errors import (
@@ -44,6 +46,8 @@ from storage.watch import Watch
 from storage.writer import Writer
 
 __all__ = [
+    "SHARDS",
+    "SHARDS_MAX",
     "TASK_ID_CHARACTERS_MAX",
     "TASK_TOKEN_PREFIX",
     "AddEvent",
@@ -87,6 +91,7 @@ __all__ = [
     "Watch",
     "check_name",
     "cursor",
+    "distribute",
     "history_range",
     "open_storage",
     "upgrade_database",
@@ -179,16 +184,21 @@ async def open_storage(
     """
     if upgrade:
         await upgrade_database(url)
-    pool = open_pool(
+    open_ = partial(
+        open_pool,
         url,
         connections_max=connections_max,
         pool_wait_s=pool_wait_s,
         statement_timeout_ms=statement_timeout_ms,
         lock_timeout_ms=lock_timeout_ms,
     )
+    pool = open_()
     try:
         if not upgrade:
             await require(pool)
+        if await is_distributed(pool):
+            await pool.close()
+            pool = open_(CITUS)
         feed = Feed()
         writer = Writer(
             pool,

@@ -34,7 +34,7 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.dialects.postgresql import JSONB, array, insert
+from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, array, insert
 from sqlalchemy.types import TypeEngine
 
 from storage.commands import Command, Create, Report, size_of
@@ -42,7 +42,7 @@ from storage.errors import IdempotencyConflict, OutcomeUnknown, Refusal
 from storage.lifecycle import decide
 from storage.pool import Connection, compiled
 from storage.remembered import Remembered
-from storage.tables import task_columns, task_events, task_of, tasks
+from storage.tables import of_named_task, task_columns, task_events, task_of, tasks
 from storage.task import Event, Task, Update, UpdateType, update_of
 
 Outcome = Task | Refusal | None
@@ -88,8 +88,9 @@ async def write(
     The commands on a task that was `seen` are plain reports that may have been done before, by a connection that broke.
     If the task still is as it was, they were not, and never will be; else nobody knows.
     """
-    rows = await _insert_new(connection, commands, now)
-    await _lock_old(connection, commands, rows)
+    parts = await _parts(connection, commands)
+    rows = await _insert_new(connection, commands, now, parts)
+    await _lock_old(connection, parts, rows)
     await _look_up_keys(connection, commands, rows)
     outcomes: list[Outcome] = []
     for command in commands:
@@ -196,7 +197,20 @@ def _same(task: Task | None, seen: Task) -> bool:
     return task is not None and _seeing(task) == _seeing(seen)
 
 
-async def _insert_new(connection: Connection, commands: Sequence[Command], now: datetime) -> dict[str, _Row]:
+async def _parts(connection: Connection, commands: Sequence[Command]) -> Sequence[Sequence[str]]:
+    """The tasks of the group, in the order in which their rows are locked: each part of them by one statement.
+
+    On Citus a part is what lies in one shard. A statement for several shards locks their rows in no order, or none.
+    """
+    task_ids = sorted({command.task_id for command in commands})
+    if len(task_ids) == 1 or not connection.distributed:
+        return [task_ids]
+    return [part for (part,) in await connection.run(_PARTS, task_ids)]
+
+
+async def _insert_new(
+    connection: Connection, commands: Sequence[Command], now: datetime, parts: Sequence[Sequence[str]]
+) -> dict[str, _Row]:
     """Insert a row for each task that the group creates first of all; return those that were new."""
     born: dict[str, Task] = {}
     for command in commands:
@@ -204,27 +218,28 @@ async def _insert_new(connection: Connection, commands: Sequence[Command], now: 
             task = decide(None, command, now)
             assert task is not None
             born[task.task_id] = task
-    if not born:
-        return {}
-    inserted = await connection.run(_INSERT_NEW_TASKS, *_task_arrays(born.values()))
-    # The rules have not seen the command yet: as far as they know, there is no task.
-    return {task_id: _Row(True, None) for (task_id,) in inserted}
+    rows: dict[str, _Row] = {}
+    for part in parts if born else ():
+        new = [born[task_id] for task_id in part if task_id in born]
+        if new:
+            inserted = await connection.run(_INSERT_NEW_TASKS, *_task_arrays(new))
+            # The rules have not seen the command yet: as far as they know, there is no task.
+            rows.update((task_id, _Row(True, None)) for (task_id,) in inserted)
+    return rows
 
 
-async def _lock_old(connection: Connection, commands: Sequence[Command], rows: dict[str, _Row]) -> None:
+async def _lock_old(connection: Connection, parts: Sequence[Sequence[str]], rows: dict[str, _Row]) -> None:
     """Lock the row of every other task that the group names; add what is found, and what is not."""
-    wanted = {command.task_id for command in commands}
-    wanted.difference_update(rows)
-    if not wanted:
-        return
-    if len(wanted) == 1:
-        found = await connection.run(_LOCK_ONE, *wanted)
-    else:
-        found = await connection.run(_LOCK, list(wanted))
-    for task in map(task_of, found):
-        rows[task.task_id] = _Row(True, task)
-    for task_id in wanted.difference(rows):
-        rows[task_id] = _Row(False, None)
+    for part in parts:
+        wanted = [task_id for task_id in part if task_id not in rows]
+        if not wanted:
+            continue
+        if len(wanted) == 1:
+            found = await connection.run(_LOCK_ONE, *wanted)
+        else:
+            found = await connection.run(_LOCK, wanted)
+        rows.update((task_id, _Row(False, None)) for task_id in wanted)
+        rows.update((task.task_id, _Row(True, task)) for task in map(task_of, found))
 
 
 async def _look_up_keys(connection: Connection, commands: Sequence[Command], rows: dict[str, _Row]) -> None:
@@ -302,11 +317,14 @@ async def _store(connection: Connection, rows: dict[str, _Row]) -> None:
         await connection.run(_DELETE_TASKS, deleted)
     if created:
         await connection.run(_INSERT_TASKS, *_task_arrays(created))
-    if len(changed) == len(events) == 1:
+    if len(changed) == len(events) == 1 and not connection.distributed:
         await connection.run(_REPORT_ONE, *_changing(changed[0]), *events[0], *keys[0])
     elif events:
         arrays = (*zip(*events, strict=True), *zip(*keys, strict=True))
-        if changed:
+        if changed and connection.distributed:
+            await connection.run(_UPDATE_IN_SHARDS, *_changing(tuple(zip(*changed, strict=True))))
+            await connection.run(_INSERT_EVENTS, *arrays)
+        elif changed:
             await connection.run(_REPORT, *_changing(tuple(zip(*changed, strict=True))), *arrays)
         else:
             await connection.run(_INSERT_EVENTS, *arrays)
@@ -390,6 +408,17 @@ def _report(*, many: bool) -> Any:
     return _insert_events(many=many).add_cte(changed.cte("changed"))
 
 
+def _update_in_shards() -> Any:
+    """Update tasks, and ask only the shards that they are in; the rows are locked already."""
+    sent = _sent("task", [tasks.c[name] for name in _CHANGING], many=True)
+    named = bindparam("task_task_id", type_=ARRAY(Text))
+    return (
+        update(tasks)
+        .where(tasks.c.task_id == sent.c.task_id, tasks.c.task_id == any_(named))
+        .values({name: sent.c[name] for name in _CHANGING[1:]})
+    )
+
+
 def _report_if_seen(*, many: bool) -> Any:
     """The same for tasks that still are as they were seen; it returns the IDs of those."""
     sent = _sent("task", [*(tasks.c[name] for name in _CHANGING), *_SEEN], many=many)
@@ -457,3 +486,43 @@ _DELETE_EVENTS: Final = compiled(
     delete(task_events).where(task_events.c.task_id == any_(array([_gone.c.task_id]))), "task_ids"
 )
 _DELETE_TASKS: Final = compiled(delete(tasks).where(tasks.c.task_id == any_(array([_gone.c.task_id]))), "task_ids")
+
+# On Citus the IDs are compared with a parameter, by which it finds the shards that are concerned. It cannot carry out
+# what is run for each row of another table, and does not have to: there, statements are planned for their values.
+_named = any_(_ids)
+# Grouped, so that it is looked up, and the history of a task is not joined: Citus would not carry out a LIMIT.
+_event_in_shard = (
+    select(task_events.c.fingerprint)
+    .where(of_named_task(_named), task_events.c.idempotency_key == _used.c.key)
+    .group_by(task_events.c.task_id, task_events.c.idempotency_key, task_events.c.fingerprint)
+    .correlate(_used, tasks)
+    .lateral("event")
+)
+_shard = func.get_shard_id_for_distribution_column(literal_column(f"'{tasks.name}'"), column("task_id", Text))
+_PARTS: Final = compiled(
+    select(func.array_agg(aggregate_order_by(column("task_id", Text), column("task_id", Text).collate("C"))))
+    .select_from(_id.alias("task_id"))
+    .group_by(_shard)
+    .order_by(_shard),
+    "task_ids",
+)
+_UPDATE_IN_SHARDS: Final = compiled(_update_in_shards(), *_names("task", _CHANGING))
+
+ON_CITUS: Final[Mapping[str, str]] = {
+    # Only of one shard at a time.
+    _LOCK: compiled(
+        select(*task_columns).where(tasks.c.task_id == _named).order_by(tasks.c.task_id).with_for_update(), "task_ids"
+    ),
+    _USED_KEYS: compiled(
+        select(_used.c.task_id, _used.c.key, _event_in_shard.c.fingerprint)
+        .select_from(_used)
+        .join(tasks, tasks.c.task_id == _used.c.task_id)
+        .join(_event_in_shard, true())
+        .where(tasks.c.task_id == _named),
+        "task_ids",
+        "keys",
+    ),
+    _DELETE_EVENTS: compiled(delete(task_events).where(task_events.c.task_id == _named), "task_ids"),
+    _DELETE_TASKS: compiled(delete(tasks).where(tasks.c.task_id == _named), "task_ids"),
+}
+"""What is said on Citus instead of a statement above."""

@@ -21,7 +21,7 @@ from storage.errors import StartupError
 from storage.pool import Pool
 
 # Any number will do, so long as every version of the program takes the same.
-_MIGRATION_LOCK: Final = 7_305_806_316
+MIGRATION_LOCK: Final = 7_305_806_316
 # The first process may have a large table to rebuild while the others wait for it.
 MIGRATION_WAIT_MS: Final = 600_000
 # As Alembic keeps it.
@@ -50,14 +50,14 @@ async def migrate(engine: AsyncEngine) -> tuple[str | None, str]:
 
     Both a migration and the wait for another process's may take as long as the engine lets them.
     """
-    with _explained():
+    with explained():
         async with engine.connect() as connection:
             return await connection.run_sync(_migrate)
 
 
 async def require(pool: Pool) -> None:
     """Refuse to start on another schema than the program's own."""
-    with _explained():
+    with explained():
         found = await current(pool)
     _check_known(found)
     if found != head():
@@ -85,7 +85,8 @@ def _check_known(found: str | None) -> None:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
+    """Turn why a database cannot be used into a sentence for the person who runs the program."""
     try:
         yield
     except StartupError:
@@ -100,7 +101,7 @@ def _explained() -> Iterator[None]:
 def _migrate(connection: Connection) -> tuple[str | None, str]:
     with connection.begin():
         # Held until the transaction ends, so it is given back whatever happens to this process.
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
         before = MigrationContext.configure(connection).get_current_revision()
         _check_known(before)
         if before != head():

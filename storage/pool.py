@@ -7,8 +7,9 @@ alone. A pool of our own, because the driver's takes as long to lend a connectio
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -30,7 +31,7 @@ NOT_IN_TIME: Final = "The database did not answer in time; try again."
 # 100,000 tasks. So there must be no plan but the one by the index, and each statement that names its rows is written so
 # that there is none. Those that list or count rows are planned each time, see `begin_list`.
 # Reports are updated in the order in which they are sent, row by row, and so locked in that order.
-_PLANNING: Final = {
+PLANNING: Final = {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
@@ -56,13 +57,34 @@ def compiled(statement: ClauseElement, *names: str) -> str:
     return re.sub(r"\$(\d+)", lambda place: f"${names.index(found[int(place[1]) - 1]) + 1}", str(result))
 
 
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What is said to one kind of database and not to another."""
+
+    # What a session is set to, besides what every session is.
+    settings: Mapping[str, str]
+    # Those of all its settings that each transaction is told again, and what is said to have them passed on.
+    repeated: Sequence[str] = ()
+    passing_on: str = ""
+    # Statements for which others are prepared, which take the same parameters and bring the same rows.
+    instead: Mapping[str, str] = field(default_factory=dict)
+    # Whether the tables are spread over several machines by `task_id`.
+    distributed: bool = False
+
+
+POSTGRES: Final = Dialect(PLANNING)
+
+
 class Connection:
     """A session. Each statement is prepared when it first comes, and kept."""
 
-    __slots__ = ("_prepared", "driver", "interrupted")
+    __slots__ = ("_begin_words", "_dialect", "_prepared", "_repeated", "driver", "interrupted")
 
-    def __init__(self, driver: Any) -> None:
+    def __init__(self, driver: Any, dialect: Dialect, begin_words: str, repeated: str) -> None:
         self.driver = driver
+        self._dialect = dialect
+        self._begin_words = begin_words
+        self._repeated = repeated
         self._prepared: dict[str, Any] = {}
         # Whether a statement ended in another way than by an answer, so that it may still be under way.
         self.interrupted = False
@@ -72,12 +94,18 @@ class Connection:
         """Whether it may be used for something else: alive, and in the middle of nothing."""
         return not (self.interrupted or self.driver.is_closed() or self.driver.is_in_transaction())
 
+    @property
+    def distributed(self) -> bool:
+        """Whether the tables are spread over several machines."""
+        return self._dialect.distributed
+
     async def run(self, statement: str, *arguments: Any) -> list[Any]:
         """The rows that a statement brings."""
         try:
             prepared = self._prepared.get(statement)
             if prepared is None:
-                prepared = self._prepared[statement] = await self.driver.prepare(statement)
+                words = self._dialect.instead.get(statement, statement)
+                prepared = self._prepared[statement] = await self.driver.prepare(words)
             rows: list[Any] = await prepared.fetch(*arguments)
         except BaseException as error:
             self._failed(error)
@@ -86,7 +114,13 @@ class Connection:
 
     async def begin(self, lock_timeout_ms: int | None = None) -> None:
         """Begin a transaction; in it, locks are waited for as long as always, or only so long."""
-        await self._say("BEGIN" if lock_timeout_ms is None else f"BEGIN; {_LOCK_TIMEOUT}{lock_timeout_ms}")
+        lock_timeout = "" if lock_timeout_ms is None else f"; {_LOCK_TIMEOUT}{lock_timeout_ms}"
+        if self._repeated:
+            # In a message of their own, because the whole of it is passed on.
+            await self._begin(f"; {self._dialect.passing_on}")
+            await self._say(self._repeated + lock_timeout)
+        else:
+            await self._begin(lock_timeout)
 
     async def begin_list(self) -> None:
         """Begin a transaction in which each statement is planned for its values and for the tables as they are."""
@@ -106,6 +140,9 @@ class Connection:
             await self.driver.close(timeout=CLOSE_TIMEOUT_S)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             self.driver.terminate()
+
+    async def _begin(self, more: str) -> None:
+        await self._say(self._begin_words + more)
 
     async def _say(self, words: str) -> None:
         try:
@@ -134,11 +171,10 @@ class PooledConnection(Connection):
     and a statement is prepared where it runs, without a name, because another may have the name there.
     """
 
-    __slots__ = ("_begin_words", "_wait_s")
+    __slots__ = ("_wait_s",)
 
-    def __init__(self, driver: Any, settings: str, wait_s: float) -> None:
-        super().__init__(driver)
-        self._begin_words = f"BEGIN ISOLATION LEVEL READ COMMITTED; {settings}"
+    def __init__(self, driver: Any, dialect: Dialect, begin_words: str, repeated: str, wait_s: float) -> None:
+        super().__init__(driver, dialect, begin_words, repeated)
         self._wait_s = wait_s
 
     async def run(self, statement: str, *arguments: Any) -> list[Any]:
@@ -157,10 +193,6 @@ class PooledConnection(Connection):
         await self.commit()
         return rows
 
-    async def begin(self, lock_timeout_ms: int | None = None) -> None:
-        """Begin a transaction; in it, locks are waited for as long as always, or only so long."""
-        await self._begin("" if lock_timeout_ms is None else f"; {_LOCK_TIMEOUT}{lock_timeout_ms}")
-
     async def begin_list(self) -> None:
         """Begin a transaction in which each statement is planned for its values and for the tables as they are."""
         await self._begin(f"; SET TRANSACTION READ ONLY; {_FOR_A_LIST}")
@@ -175,7 +207,8 @@ class PooledConnection(Connection):
 
     async def _run(self, statement: str, *arguments: Any) -> list[Any]:
         try:
-            rows: list[Any] = await (await self.driver.prepare(statement, name="")).fetch(*arguments)
+            words = self._dialect.instead.get(statement, statement)
+            rows: list[Any] = await (await self.driver.prepare(words, name="")).fetch(*arguments)
         except BaseException as error:
             self._failed(error)
             raise
@@ -185,8 +218,13 @@ class PooledConnection(Connection):
 class Pool:
     """Connections, made when first needed; the one that was used last is used next."""
 
-    def __init__(self, connector: Connector, *, connections_max: int, wait_s: float) -> None:
+    def __init__(
+        self, connector: Connector, dialect: Dialect, repeated: str, *, connections_max: int, wait_s: float
+    ) -> None:
         self._connector = connector
+        self.dialect = dialect
+        """How all its connections are spoken to."""
+        self._repeated = repeated
         self._wait_s = wait_s
         self._places = asyncio.Semaphore(connections_max)
         self._idle: list[Connection] = []
@@ -290,8 +328,9 @@ class Pool:
     async def _connect(self) -> Connection:
         driver, own = await self._connector.connect()
         if own:
-            return Connection(driver)
-        return PooledConnection(driver, self._connector.settings_of_transaction, self._wait_s)
+            return Connection(driver, self.dialect, "BEGIN", self._repeated)
+        words = f"BEGIN ISOLATION LEVEL READ COMMITTED; {self._connector.settings_of_transaction}"
+        return PooledConnection(driver, self.dialect, words, self._repeated, self._wait_s)
 
     async def _end(self, connection: Connection) -> None:
         try:
@@ -302,11 +341,19 @@ class Pool:
 
 
 def open_pool(
-    url: str, *, connections_max: int, pool_wait_s: float, statement_timeout_ms: int, lock_timeout_ms: int
+    url: str,
+    dialect: Dialect = POSTGRES,
+    *,
+    connections_max: int,
+    pool_wait_s: float,
+    statement_timeout_ms: int,
+    lock_timeout_ms: int,
 ) -> Pool:
     """The pool for a PostgreSQL URL."""
-    arguments = driver_arguments(url, statement_timeout_ms, lock_timeout_ms, _PLANNING)
-    return Pool(Connector(arguments), connections_max=connections_max, wait_s=pool_wait_s)
+    arguments = driver_arguments(url, statement_timeout_ms, lock_timeout_ms, dialect.settings)
+    settings = arguments["server_settings"]
+    repeated = "; ".join(f"SET LOCAL {name} = '{settings[name]}'" for name in dialect.repeated)
+    return Pool(Connector(arguments), dialect, repeated, connections_max=connections_max, wait_s=pool_wait_s)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from sqlalchemy import (
     tuple_,
     union_all,
 )
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from storage.batches import Batches
 from storage.errors import BadInput, TooLarge
@@ -43,7 +44,17 @@ from storage.limits import (
     check_name,
 )
 from storage.pool import Pool, compiled
-from storage.tables import EVENT_TYPES, event_columns, event_of, task_columns, task_events, task_of, tasks
+from storage.tables import (
+    EVENT_TYPES,
+    event_columns,
+    event_of,
+    of_named_task,
+    read,
+    task_columns,
+    task_events,
+    task_of,
+    tasks,
+)
 from storage.task import Event, Json, Status, Task
 
 # Events in one chunk of a subscription's snapshot or of what it missed.
@@ -301,6 +312,34 @@ def _slice_after(wanted: Any, numbers: ColumnElement[bool], bytes_max: ColumnEle
     return select((func.max(slice_.c.bytes) > bytes_max).label("cut"), *arrays).where(within).lateral("events")
 
 
+def _slice_of_task(wanted: Any, numbers: ColumnElement[bool], bytes_max: ColumnElement[int]) -> FromClause:
+    """The same for Citus, of the row of `tasks` at hand."""
+    bytes_so_far = func.sum(task_events.c.size).over(order_by=task_events.c.seq, rows=(None, 0))
+    slice_ = (
+        select(task_events, bytes_so_far.label("bytes"))
+        .where(of_named_task(_named), numbers)
+        .correlate(wanted, tasks)
+        .subquery("slice")
+    )
+    arrays = (
+        func.array_agg(
+            aggregate_order_by(cast(slice_.c[name], Text) if name == "metadata" else slice_.c[name], slice_.c.seq)
+        ).label(name)
+        for name in Event._fields[1:]
+    )
+    within = slice_.c.bytes - slice_.c.size <= bytes_max
+    return (
+        select(slice_.c.task_id, (func.max(slice_.c.bytes) > bytes_max).label("cut"), *arrays)
+        .where(within)
+        .group_by(slice_.c.task_id)
+        .lateral("events")
+    )
+
+
+def _but_task_id(slice_: FromClause) -> Sequence[ColumnElement[Any]]:
+    return [column for column in slice_.c if column.name != "task_id"]
+
+
 _bytes_max: Final[ColumnElement[int]] = literal_column(str(EVENTS_BYTES_MAX))
 _ids = _wanted(task_id=Text)
 _numbers = _wanted(task_id=Text, seq=BigInteger)
@@ -314,15 +353,13 @@ _event = (
     .limit(literal_column("1"))
     .lateral("event")
 )
-_slice = _slice_after(_ranges, task_events.c.seq.between(_ranges.c.first_seq, _ranges.c.last_seq), _bytes_max)
-_chunk = _slice_after(
-    _numbers,
-    and_(
-        task_events.c.seq > _numbers.c.seq,
-        task_events.c.seq <= _numbers.c.seq + bindparam("chunk", type_=BigInteger),
-    ),
-    bindparam("bytes_max", type_=BigInteger),
+_of_range = task_events.c.seq.between(_ranges.c.first_seq, _ranges.c.last_seq)
+_of_chunk = and_(
+    task_events.c.seq > _numbers.c.seq, task_events.c.seq <= _numbers.c.seq + bindparam("chunk", type_=BigInteger)
 )
+_chunk_bytes_max = bindparam("bytes_max", type_=BigInteger)
+_slice = _slice_after(_ranges, _of_range, _bytes_max)
+_chunk = _slice_after(_numbers, _of_chunk, _chunk_bytes_max)
 
 _TASKS: Final = compiled(select(_task).select_from(_ids.join(_task, true())), "task_ids")
 _POSITIONS: Final = compiled(
@@ -343,6 +380,58 @@ _LOGS: Final = compiled(
     "chunk",
     "bytes_max",
 )
+# Named by a parameter, so that Citus finds the shards that are concerned.
+_named = any_(bindparam("task_ids", type_=ARRAY(Text)))
+_named_tasks = tasks.c.task_id == _named
+# Grouped, so that it is looked up, and the history of a task is not joined: Citus would not carry out a LIMIT.
+_event_in_shard = (
+    select(task_events)
+    .where(of_named_task(_named), task_events.c.seq == _numbers.c.seq)
+    .group_by(task_events.c.task_id, task_events.c.seq)
+    .correlate(_numbers, tasks)
+    .lateral("event")
+)
+_too_large = (_event_in_shard.c.size > _bytes_max).label("too_large")
+_slice_in_shard = _slice_of_task(_ranges, _of_range, _bytes_max)
+_chunk_in_shard = _slice_of_task(_numbers, _of_chunk, _chunk_bytes_max)
+
+ON_CITUS: Final[Mapping[str, str]] = {
+    _TASKS: compiled(select(*task_columns).where(_named_tasks), "task_ids"),
+    _POSITIONS: compiled(select(tasks.c.task_id, tasks.c.created_at, tasks.c.seq).where(_named_tasks), "task_ids"),
+    _SINGLE_EVENTS: compiled(
+        select(_numbers.c.place, _too_large, *(read(_event_in_shard.c[name]) for name in Event._fields[1:]))
+        .select_from(_numbers)
+        .join(tasks, tasks.c.task_id == _numbers.c.task_id)
+        .join(_event_in_shard, true())
+        .where(_named_tasks),
+        "task_ids",
+        "seqs",
+    ),
+    _SLICES: compiled(
+        select(_ranges.c.place, *_but_task_id(_slice_in_shard))
+        .select_from(_ranges)
+        .join(tasks, tasks.c.task_id == _ranges.c.task_id)
+        .join(_slice_in_shard, _slice_in_shard.c.task_id == tasks.c.task_id)
+        .where(_named_tasks),
+        "task_ids",
+        "first_seqs",
+        "last_seqs",
+    ),
+    # Of one task, all is in one shard, and of one instant.
+    _LOGS: compiled(
+        select(_numbers.c.place, *task_columns, *_but_task_id(_chunk_in_shard))
+        .select_from(_numbers)
+        .join(tasks, tasks.c.task_id == _numbers.c.task_id)
+        .outerjoin(_chunk_in_shard, _chunk_in_shard.c.task_id == tasks.c.task_id)
+        .where(_named_tasks),
+        "task_ids",
+        "seqs",
+        "chunk",
+        "bytes_max",
+    ),
+}
+"""What is said on Citus instead of a statement above."""
+
 _count = select(func.count()).select_from(tasks)
 _COUNT: Final = compiled(_count)
 _COUNT_OF_STATUSES: Final = compiled(

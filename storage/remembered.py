@@ -19,7 +19,9 @@ _TASK_BYTES: Final = 1_024
 class Remembered:
     """The tasks that were changed last, with bounds on their number and their bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, any_task: bool = True) -> None:
+        # Where nothing may rest on what is remembered, nothing is.
+        self._any_task = any_task
         # Least recently changed first.
         self._tasks: OrderedDict[str, Task] = OrderedDict()
         self._bytes = 0
@@ -33,6 +35,8 @@ class Remembered:
 
     def keep(self, task: Task) -> None:
         """Remember how a task was left."""
+        if not self._any_task:
+            return
         self.forget(task.task_id)
         self._tasks[task.task_id] = task
         self._bytes += _size_of(task)

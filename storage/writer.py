@@ -60,7 +60,8 @@ class Writer:
         self.gauges = WriterGauges()
         # Who is told of each command and group, if anybody is.
         self.tracer: Tracer | None = None
-        remembered = Remembered()
+        # Reports that are decided from memory lock rows as they are written: over several machines, in no order.
+        remembered = Remembered(any_task=not pool.dialect.distributed)
         # Those that have no group; the one that had one last is next, because its connection is warm.
         self._idle = [Committer(pool, feed, remembered, clock, self.gauges, wait_s=wait_s) for _ in range(groups_max)]
         self._busy: set[Committer] = set()

@@ -1,6 +1,7 @@
 """What all tests share: coroutines that run, one real PostgreSQL, and a fresh database for each test that asks.
 
-The embedded PostgreSQL serves unless TEST_DATABASE_URL names another, whose user may create databases.
+The embedded PostgreSQL serves unless TEST_DATABASE_URL names another, whose user may create databases. With TEST_CITUS
+tests are given distributed databases of a Citus cluster instead, where such is installed.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from sqlalchemy import make_url
 
 from storage import upgrade_database
 from storage.tables import schema
+from tests.citus import CitusCluster
 from tests.postgres import execute, session
 
 # How long anything that a test waits for may take, on the slowest machine.
@@ -112,11 +114,40 @@ def template(server: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def clones(server: str, template: str) -> Iterator["_Clones"]:
+def citus() -> Iterator[CitusCluster]:
+    """A Citus cluster."""
+    cluster = CitusCluster()
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def distributed_databases(citus: CitusCluster) -> "_Clones":
+    """The distributed databases that tests have given back."""
+    return _Clones(lambda: asyncio.run(citus.distributed_database()))
+
+
+@pytest.fixture
+def distributed_database(distributed_databases: "_Clones") -> Iterator[str]:
+    """The URL of a distributed database with the program's schema and no rows, for one test alone."""
+    url = distributed_databases.take()
+    yield url
+    asyncio.run(distributed_databases.give_back(url))
+
+
+@pytest.fixture(scope="session")
+def clones(request: pytest.FixtureRequest) -> Iterator["_Clones"]:
     """The databases that tests have given back."""
+    if os.environ.get("TEST_CITUS"):
+        yield request.getfixturevalue("distributed_databases")
+        return
+    server, template = request.getfixturevalue("server"), request.getfixturevalue("template")
     with ExitStack() as stack:
         options = f"TEMPLATE {make_url(template).database}"
-        yield _Clones(lambda: stack.enter_context(_database(server, options)), asyncio.run(_schema(template)))
+        yield _Clones(lambda: stack.enter_context(_database(server, options)))
 
 
 @pytest.fixture
@@ -145,19 +176,24 @@ def _database(server: str, options: str = "") -> Iterator[str]:
 
 
 class _Clones:
-    """Clones of the template. To empty one takes a tenth of the time that it takes to make one."""
+    """Databases that are alike. To empty one takes a tenth of the time that it takes to make one."""
 
-    def __init__(self, clone: Callable[[], str], schema: str) -> None:
+    def __init__(self, clone: Callable[[], str]) -> None:
         self._clone = clone
-        self._schema = schema
+        self._schemas: dict[str, str] = {}
         self._unused: list[str] = []
 
     def take(self) -> str:
-        return self._unused.pop() if self._unused else self._clone()
+        """One that nobody has."""
+        if self._unused:
+            return self._unused.pop()
+        url = self._clone()
+        self._schemas[url] = asyncio.run(_schema(url))
+        return url
 
     async def give_back(self, url: str) -> None:
         """Take it for another test, unless this one has changed more than rows."""
-        if await _schema(url) != self._schema:
+        if await _schema(url) != self._schemas[url]:
             return
         async with session(url) as connection:
             await connection.execute(

@@ -101,14 +101,15 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 async def until_blocked(database: str, sessions: int = 1) -> None:
     """Wait until so many of the program's sessions wait for a lock."""
+    waiting = (
+        "SELECT count(*) = $1 FROM pg_stat_activity WHERE datname = current_database()"
+        " AND application_name = 'spectral-notify' AND wait_event_type = 'Lock'"
+    )
     async with session(database) as other:
-        await until(
-            lambda: other.fetchval(
-                "SELECT count(*) = $1 FROM pg_stat_activity WHERE datname = current_database()"
-                " AND application_name = 'spectral-notify' AND wait_event_type = 'Lock'",
-                sessions,
-            )
-        )
+        if await other.fetchval("SELECT count(*) = 1 FROM pg_extension WHERE extname = 'citus'"):
+            # They wait on other machines.
+            waiting = "SELECT count(DISTINCT waiting_gpid) = $1 FROM citus_lock_waits"
+        await until(lambda: other.fetchval(waiting, sessions))
 
 
 async def kill_connections(database: str) -> int:

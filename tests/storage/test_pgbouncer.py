@@ -19,7 +19,7 @@ from sqlalchemy import make_url
 from storage import Complete, Create, Health, Storage, Unavailable, UpdateType, open_storage, upgrade_database
 from storage.database import driver_arguments
 from storage.errors import NotConnected
-from storage.migrate import _MIGRATION_LOCK, head
+from storage.migrate import MIGRATION_LOCK, head
 from storage.pool import Connection, PooledConnection
 from tests.postgres import session, set_for_database
 from tests.storage.helpers import collect, kill_connections, messages, note, numbers, row_locked, submit, until_blocked
@@ -329,7 +329,7 @@ async def test_the_schema_is_made_through_it_by_many_at_once(empty_database: str
     await set_for_database(empty_database, "statement_timeout = 200")
     async with pgbouncer(empty_database, folder, default_pool_size=4) as bouncer, session(empty_database) as other:
         async with other.transaction():
-            await other.execute(f"SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+            await other.execute(f"SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
             upgrades = [asyncio.create_task(upgrade_database(bouncer.url)) for _ in range(4)]
             await until_blocked(empty_database, sessions=4)
             await other.execute("SELECT pg_sleep(0.4)")
