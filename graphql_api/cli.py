@@ -99,7 +99,7 @@ def distribute_command(
 ) -> None:
     """Spread tasks over the machines of a Citus cluster, and exit. Stop the servers first."""
     settings = read_settings()
-    set_up_logs(settings.log_level)
+    set_up_logs(settings.log_level, format=settings.log_format)
 
     async def spread() -> bool:
         async with open_database(settings, role="command") as url:
