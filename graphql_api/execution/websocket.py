@@ -535,12 +535,10 @@ class Session:
         self.socket.say(encode(message))
 
     def _break(self, broken: ProtocolBroken) -> None:
-        # Quoted and cut: the reason may hold what the client sent.
         self._endpoint.gauges.closed.bump(str(broken.code))
-        extra = (
-            {"code": broken.code} if self._request_id is None else {"code": broken.code, "request_id": self._request_id}
-        )
-        log.info("A socket was closed: %d %.200r", broken.code, str(broken), extra=extra)
+        about = {} if self._request_id is None else {"request_id": self._request_id}
+        # Quoted and cut: the reason may hold what the client sent.
+        log.info("A socket was closed: %.200r", str(broken), extra={"code": broken.code, **about})
         self.socket.close(broken.code, str(broken))
 
 

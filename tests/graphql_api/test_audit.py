@@ -1,16 +1,18 @@
 """The audit: a record for each thing that somebody may have to answer for, with its facts, and none for reports."""
 
+import asyncio
 import logging
 from typing import Any, Final
 
 import pytest
 
+from graphql_api.logs import TextFormatter
 from storage import Permission
-from tests.graphql_api.clients import TRANSPORTS, Api, Transport
+from tests.graphql_api.clients import TRANSPORTS, Api, Transport, until
 from tests.graphql_api.conftest import Serving
 from tests.graphql_api.test_task_tokens import CREATE_TOKEN
 
-FIELDS: Final = ("action", "actor", "outcome", "task_id")
+FIELDS: Final = ("actor", "outcome", "task_id")
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +27,8 @@ def records(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 
 
 def facts(caplog: pytest.LogCaptureFixture) -> list[tuple[Any, ...]]:
-    """What the records say in fields."""
-    return [tuple(getattr(record, name) for name in FIELDS) for record in records(caplog)]
+    """What the records say: the action, and its fields."""
+    return [(record.getMessage(), *(getattr(record, name) for name in FIELDS)) for record in records(caplog)]
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -58,8 +60,8 @@ async def test_who_made_a_task_token_is_recorded_and_the_token_is_not(
     async with serving() as api:
         answer = await api.ask(CREATE_TOKEN, {"id": "T\n7", "scope": "REPORT"})
         (record,) = records(caplog)
-        assert record.getMessage() == "task_token.create task 'T\\n7' by 'admin': done scope='REPORT'"
-        assert (vars(record)["scope"], vars(record)["task_id"]) == ("REPORT", "T\n7")
+        line = TextFormatter().format(record)
+        assert line.endswith(r': task_token.create actor=admin outcome=done task_id="T\n7" scope=REPORT'), line
         assert answer["data"]["createTaskToken"]["token"] not in str(vars(record))
 
 
@@ -81,8 +83,7 @@ async def test_what_is_refused_is_recorded_of_those_who_have_a_name(
         await api.create("T-7")
         caplog.clear()
         await api.post({"query": 'mutation { cancel(taskId: "T-7") { id } }'})
-        (record,) = records(caplog)
-        assert record.getMessage() == "task.cancel task 'T-7' by anyone: done"
+        assert facts(caplog) == [("task.cancel", None, "done", "T-7")]
 
 
 async def refuse_all(api: Api, key: str | None) -> None:
@@ -103,3 +104,21 @@ async def test_a_fault_of_ours_is_recorded_as_one(
         monkeypatch.setattr(api.storage.writer, "submit", fail)
         await api.ask('mutation { delete(taskId: "T-7") }')
         assert facts(caplog) == [("task.delete", "admin", "INTERNAL_SERVER_ERROR", "T-7")]
+
+
+async def test_what_nobody_waits_for_any_more_is_recorded_as_abandoned(
+    serving: Serving, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving() as api, api.socket(key=api.admin_key) as socket:
+        asked = asyncio.Event()
+
+        async def wait(*_: Any) -> None:
+            asked.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(api.storage.writer, "submit", wait)
+        operation_id = await socket.subscribe('mutation { delete(taskId: "T-7") }')
+        await asked.wait()
+        await socket.say({"type": "complete", "id": operation_id})
+        await until(lambda: any(record.name == "spectral.audit" for record in caplog.records))
+        assert facts(caplog) == [("task.delete", "admin", "abandoned", "T-7")]

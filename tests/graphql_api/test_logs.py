@@ -261,4 +261,4 @@ async def test_a_socket_that_is_closed_is_one_line_with_its_code(serving: Servin
             await until(lambda: any(line.get("code") == 4400 for line in lines))
         (line,) = [line for line in lines if line.get("code") == 4400]
         assert line["request_id"] == "req-1"
-        assert line["message"] == "A socket was closed: 4400 'Messages must be JSON'"
+        assert line["message"] == "A socket was closed: 'Messages must be JSON'"

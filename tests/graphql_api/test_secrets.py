@@ -108,7 +108,7 @@ async def test_no_secret_reaches_the_log_an_answer_or_the_title_of_a_process(dat
         assert await server.ended() == 0
     log = "".join(server.log) + server.printed
     # It did say something, of those who were let in and of those who were not.
-    assert "A socket was closed: 4403" in log
+    assert "A socket was closed: 'Forbidden' code=4403" in log
     assert '"authenticated":true' in answers["key", "Bearer"]
     assert "accepted" in answers["task token", "Bearer"]
     secrets = {SECRET, TOKEN_SECRET, PREVIOUS_SECRET, *(part for text in found.values() for part in parts(text))}
