@@ -75,9 +75,9 @@ async def open_configured_storage(
         pool_wait_s=settings.database_wait_ms / 1000,
         statement_timeout_ms=settings.statement_timeout_ms,
         lock_timeout_ms=settings.lock_timeout_ms,
-        token_secrets=[
+        task_token_secrets=[
             None if secret is None else secret.get_secret_value()
-            for secret in (settings.token_secret, settings.token_secret_previous)
+            for secret in (settings.task_token_secret, settings.task_token_secret_previous)
         ],
     ) as storage:
         yield storage

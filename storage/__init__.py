@@ -172,13 +172,13 @@ async def open_storage(
     pool_wait_s: float = POOL_WAIT_S,
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
-    token_secrets: Sequence[str | None] = (),
+    task_token_secrets: Sequence[str | None] = (),
 ) -> AsyncIterator[Storage]:
     """Open a database and work until the block ends; changes that were accepted are finished first.
 
     `feed_url` says how other processes on the same database are heard: a PostgreSQL that is reached directly, or
-    `nats://…`. Without it there must be none. Task tokens are signed with the first of the `token_secrets` and verified
-    with all of them; without a first, with keys that the database keeps.
+    `nats://…`. Without it there must be none. Task tokens are signed with the first of the `task_token_secrets` and
+    verified with all of them; without a first, with keys that the database keeps.
 
     Its schema is brought up to date, or, without `upgrade`, must be so already.
     """
@@ -213,7 +213,7 @@ async def open_storage(
         follower = Follower(feed, reader)
         link = _link(feed_url, follower)
         keys = Keys(pool)
-        signing_keys = SigningKeys(pool, token_secrets)
+        signing_keys = SigningKeys(pool, task_token_secrets)
         task_tokens = TaskTokens(signing_keys, keys)
         storage = Storage(pool, feed, follower, link, writer, reader, keys, signing_keys, task_tokens)
         follower.start()

@@ -174,21 +174,21 @@ def test_a_wrong_setting_is_one_sentence(run: Run, database: str, environ: dict[
 
 
 def test_signing_keys_are_listed_replaced_and_revoked(run: Run, database: str) -> None:
-    def token_keys(*arguments: str, **environ: str) -> Ended:
-        return run("token-keys", *arguments, SPECTRAL_DATABASE_URL=database, **environ)
+    def signing_keys(*arguments: str, **environ: str) -> Ended:
+        return run("signing-keys", *arguments, SPECTRAL_DATABASE_URL=database, **environ)
 
-    assert token_keys("list").out.split() == ["KEY", "CREATED", "(UTC)", "RETIRED", "(UTC)"]
-    first, second = token_keys("rotate").out.strip(), token_keys("rotate").out.strip()
-    _, *rows = token_keys("list").out.splitlines()
+    assert signing_keys("list").out.split() == ["KEY", "CREATED", "(UTC)", "RETIRED", "(UTC)"]
+    first, second = signing_keys("rotate").out.strip(), signing_keys("rotate").out.strip()
+    _, *rows = signing_keys("list").out.splitlines()
     assert [row.split()[0] for row in rows] == [second, first]
     # The one that signs has not retired.
     assert [len(row.split()) for row in rows] == [3, 5]
-    assert token_keys("revoke", first).code == 0
-    assert len(token_keys("list").out.splitlines()) == 2
-    missing = token_keys("revoke", first)
+    assert signing_keys("revoke", first).code == 0
+    assert len(signing_keys("list").out.splitlines()) == 2
+    missing = signing_keys("revoke", first)
     assert_one_sentence(missing, f'There is no signing key "{first}" in the database.')
-    configured = token_keys("rotate", SPECTRAL_TOKEN_SECRET="x" * 32)
-    assert_one_sentence(configured, "SPECTRAL_TOKEN_SECRET_PREVIOUS")
+    configured = signing_keys("rotate", SPECTRAL_TASK_TOKEN_SECRET="x" * 32)
+    assert_one_sentence(configured, "SPECTRAL_TASK_TOKEN_SECRET_PREVIOUS")
 
 
 def audited(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
@@ -209,10 +209,10 @@ def test_what_is_done_to_keys_at_the_command_line_is_recorded(
 
     key = done("keys", "create", "ci", "-p", "REPORT", "-p", "CREATE")
     done("keys", "revoke", "ci")
-    rotated = done("token-keys", "rotate")
-    done("token-keys", "revoke", rotated)
+    rotated = done("signing-keys", "rotate")
+    done("signing-keys", "revoke", rotated)
     done("keys", "list")
-    done("token-keys", "list")
+    done("signing-keys", "list")
     found = audited(caplog)
     assert [record.getMessage() for record in found] == [
         "api_key.create",

@@ -115,7 +115,7 @@ async def statuses_until_refused(api: Api, *, pieces: int = 1, **headers: str) -
 
 @pytest.mark.parametrize("pieces", [1, 2])
 async def test_one_address_sends_so_many_operations_and_no_more(serving: Serving, pieces: int) -> None:
-    async with serving(unlimited_addresses=(), address_operations_per_second_max=1) as api:
+    async with serving(unlimited_addresses=(), operations_per_second_per_address_max=1) as api:
         passed, answer = await statuses_until_refused(api, pieces=pieces)
         assert passed >= 5
         assert (answer.status, answer.headers["retry-after"]) == (429, "1")
@@ -130,7 +130,7 @@ async def test_one_address_sends_so_many_operations_and_no_more(serving: Serving
 
 
 async def test_one_credential_sends_so_many_operations_and_no_more(serving: Serving) -> None:
-    async with serving(unlimited_addresses=(), credential_operations_per_second_max=1) as api:
+    async with serving(unlimited_addresses=(), operations_per_second_per_credential_max=1) as api:
         passed, answer = await statuses_until_refused(api, Authorization=f"Bearer {api.admin_key}")
         assert passed >= 5
         assert code(json.loads(answer.body)) == "RATE_LIMITED"
@@ -141,7 +141,7 @@ async def test_one_credential_sends_so_many_operations_and_no_more(serving: Serv
 
 async def test_the_operations_of_sockets_are_counted_with_all_others(serving: Serving) -> None:
     async with (
-        serving(unlimited_addresses=(), address_operations_per_second_max=1) as api,
+        serving(unlimited_addresses=(), operations_per_second_per_address_max=1) as api,
         api.socket() as one,
         api.socket() as other,
     ):
@@ -159,7 +159,7 @@ async def test_the_operations_of_sockets_are_counted_with_all_others(serving: Se
 
 
 async def test_a_stream_counts_once_whichever_way_it_comes(serving: Serving) -> None:
-    async with serving(unlimited_addresses=(), address_operations_per_second_max=1) as api:
+    async with serving(unlimited_addresses=(), operations_per_second_per_address_max=1) as api:
         headers: dict[str, str | None] = {"Content-Type": JSON, "Accept": "text/event-stream"}
         body = b'{"query":"subscription { taskUpdates(taskId: \\"nobody\\") { type } }"}'
         for _ in range(5):
@@ -167,18 +167,18 @@ async def test_a_stream_counts_once_whichever_way_it_comes(serving: Serving) -> 
 
 
 async def test_whoever_is_not_limited_is_not_counted(serving: Serving) -> None:
-    async with serving(address_operations_per_second_max=1, credential_operations_per_second_max=1) as api:
+    async with serving(operations_per_second_per_address_max=1, operations_per_second_per_credential_max=1) as api:
         for _ in range(30):
             assert data(await api.ask(QUERY))
     async with serving(
-        unlimited_addresses=(), address_operations_per_second_max=0, credential_operations_per_second_max=0
+        unlimited_addresses=(), operations_per_second_per_address_max=0, operations_per_second_per_credential_max=0
     ) as api:
         for _ in range(30):
             assert data(await api.ask(QUERY))
 
 
 async def test_clients_behind_a_trusted_proxy_are_counted_each(serving: Serving) -> None:
-    async with serving(trusted_proxies=("127.0.0.1",), address_operations_per_second_max=1) as api:
+    async with serving(trusted_proxies=("127.0.0.1",), operations_per_second_per_address_max=1) as api:
         # What it writes to the left of what the proxy knows makes it nobody else.
         passed = 0
         for number in range(1_000):
@@ -198,7 +198,7 @@ async def test_wrong_credentials_from_one_address_are_looked_at_so_often_and_no_
     async def status(credential: str) -> int:
         return (await api.post({"query": QUERY}, key=credential)).status_code
 
-    async with serving(unlimited_addresses=(), failed_sign_ins_per_minute_max=3) as api:
+    async with serving(unlimited_addresses=(), failed_sign_ins_per_minute_per_address_max=3) as api:
         fresh = await api.storage.keys.create("fresh", [Permission.READ])
         assert await status(api.admin_key) == 200
         # The same wrong one is one guess, however often it comes.
@@ -223,7 +223,7 @@ async def test_a_good_credential_that_ends_is_a_guess_like_others(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("storage.keys.BELIEVED_S", 0.0)
-    async with serving(unlimited_addresses=(), failed_sign_ins_per_minute_max=1) as api:
+    async with serving(unlimited_addresses=(), failed_sign_ins_per_minute_per_address_max=1) as api:
         key = await api.storage.keys.create("ends", [Permission.READ])
         assert (await api.post({"query": QUERY}, key=key)).status_code == 200
         await api.storage.keys.revoke("ends")
@@ -330,7 +330,7 @@ async def test_a_socket_that_is_not_used_is_closed_and_one_that_is_used_is_not(s
 async def test_a_socket_that_says_more_than_it_may_is_read_more_slowly(serving: Serving, kind: str) -> None:
     sent = (Opcode.PING, b"") if kind == "pings" else (Opcode.TEXT, b'{"type":"ping"}')
     answer = (Opcode.PONG, b"") if kind == "pings" else (Opcode.TEXT, b'{"type":"pong"}')
-    settings: dict[str, Any] = {"unlimited_addresses": (), "socket_messages_per_second_max": 200}
+    settings: dict[str, Any] = {"unlimited_addresses": (), "messages_per_second_per_socket_max": 200}
     async with serving(**settings) as api, raw_socket(api) as socket, api.socket() as other:
         # With the greeting these are as many as may come at once; the rest takes a second.
         begun = time.monotonic()

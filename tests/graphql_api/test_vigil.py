@@ -55,7 +55,7 @@ async def a_task_token_of_a_key(api: Api) -> tuple[str, Callable[[], Awaitable[N
 
 async def a_task_token_of_a_signing_key(api: Api) -> tuple[str, Callable[[], Awaitable[None]]]:
     made = await task_token(api, "READ")
-    return made, lambda: api.storage.signing_keys.remove(made.split(".")[0].removeprefix("spt_"))
+    return made, lambda: api.storage.signing_keys.revoke(made.split(".")[0].removeprefix("spt_"))
 
 
 async def a_task_token_that_expires(api: Api) -> tuple[str, Callable[[], Awaitable[None]]]:

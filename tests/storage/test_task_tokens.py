@@ -205,7 +205,7 @@ async def test_a_key_that_is_removed_takes_along_what_it_signed_in_every_process
         elsewhere = another_process(storage, clock)
         text, _ = await elsewhere.sign("T", TokenScope.READ, 60)
         (key,) = await storage.signing_keys.list()
-        await storage.signing_keys.remove(key.key_id)
+        await storage.signing_keys.revoke(key.key_id)
         assert "revoked" in await why_not(storage.task_tokens, text)
         clock.now += BELIEVED_S
         await elsewhere.verify(text)
@@ -215,7 +215,7 @@ async def test_a_key_that_is_removed_takes_along_what_it_signed_in_every_process
         again, _ = await elsewhere.sign("T", TokenScope.READ, 60)
         await elsewhere.verify(again)
         with pytest.raises(BadInput, match="There is no signing key"):
-            await storage.signing_keys.remove(key.key_id)
+            await storage.signing_keys.revoke(key.key_id)
 
 
 async def test_a_token_goes_with_the_api_key_that_made_it(database: str) -> None:
