@@ -535,7 +535,7 @@ class Session:
         self.socket.say(encode(message))
 
     def _break(self, broken: ProtocolBroken) -> None:
-        self._endpoint.gauges.closed.bump(str(broken.code))
+        self._endpoint.gauges.closed[broken.code] += 1
         about = {} if self._request_id is None else {"request_id": self._request_id}
         # Quoted and cut: the reason may hold what the client sent.
         log.info("A socket was closed: %.200r", str(broken), extra={"code": broken.code, **about})
