@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from graphql import OperationType
 
-from graphql_api.admission import RETRY_PLACE_S, Admission, name_of
+from graphql_api.admission import RETRY_PLACE_S, Admission, counted_as
 from graphql_api.auth import Doorkeeper, Viewer
 from graphql_api.context import Context
 from graphql_api.errors import Forbidden, RateLimited, refusal
@@ -342,20 +342,16 @@ class Session:
         admission = self._endpoint.admission
         try:
             viewer = await admission.sign_in(self._authorization, self._source)
+            if self._ended:
+                return
+            name = counted_as(viewer, self._authorization, self._source)
+            admission.sockets_of_credentials.take(name)
+            self._counted_as = name
         except (Unavailable, RateLimited) as error:
             self._break(ProtocolBroken(TRY_AGAIN_LATER, str(error)))
         except Refusal:
             self._break(ProtocolBroken(FORBIDDEN, "Forbidden"))
         else:
-            if self._ended:
-                return
-            if self._source is not None and viewer.authenticated:
-                name = name_of(viewer, self._authorization)
-                if not admission.sockets_of_credentials.take(name):
-                    places = admission.sockets_of_credentials.places_max
-                    self._break(ProtocolBroken(TRY_AGAIN_LATER, f"One credential may have {places} sockets"))
-                    return
-                self._counted_as = name
             self._acknowledge()
 
     def _ping(self, message: dict[str, Any]) -> Awaitable[None] | None:
