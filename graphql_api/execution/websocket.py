@@ -13,7 +13,6 @@ update is written to the socket while it is published.
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable
 from contextlib import aclosing
 from typing import Any, Final
@@ -25,6 +24,7 @@ from graphql_api.admission import RETRY_PLACE_S, Admission, counted_as
 from graphql_api.auth import Doorkeeper, Viewer
 from graphql_api.context import Context
 from graphql_api.errors import Forbidden, RateLimited, refusal
+from graphql_api.execution.deadlines import Deadlines
 from graphql_api.execution.gauges import SocketGauges
 from graphql_api.execution.json import decode, encode
 from graphql_api.execution.plan import Plans, RequestRefused, Stream
@@ -48,8 +48,6 @@ OPERATION_EXISTS: Final = 4409
 IDLE: Final = 4410
 TOO_MANY_INITS: Final = 4429
 TRY_AGAIN_LATER: Final = 1013
-# Sockets that are due within this are closed together.
-IDLE_TOGETHER_S: Final = 1.0
 
 
 class ProtocolBroken(Exception):
@@ -84,7 +82,10 @@ class GraphQLOverWebSocket:
         self.plans = plans
         self.doorkeeper = doorkeeper
         self.admission = admission
-        self.idle = Idle(idle_timeout_s)
+        # Sessions without an operation.
+        self.idle: Deadlines[Session] = Deadlines(
+            idle_timeout_s, lambda session: session.close(IDLE, f"No operation for {idle_timeout_s:g} s")
+        )
         self.allowed_origins = allowed_origins
         self.connection_init_timeout_s = connection_init_timeout_s
         self.messages_per_second_max = messages_per_second_max
@@ -129,41 +130,6 @@ class GraphQLOverWebSocket:
         except ValueError:
             return False
         return page != "" and page == headers.get("host", "").lower()
-
-
-class Idle:
-    """Sessions without an operation, in the order in which that began; one timer looks at the first."""
-
-    def __init__(self, timeout_s: float) -> None:
-        """Zero is any time."""
-        self._timeout_s = timeout_s
-        self._since: dict[Session, float] = {}
-        self._timer: asyncio.TimerHandle | None = None
-
-    def begin(self, session: "Session") -> None:
-        """End a session unless it is busy in time."""
-        if self._timeout_s:
-            self._since[session] = time.monotonic()
-            if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._look)
-
-    def end(self, session: "Session") -> None:
-        """Let a session be: it is busy, or gone."""
-        self._since.pop(session, None)
-
-    def _look(self) -> None:
-        self._timer = None
-        now = time.monotonic()
-        while self._since:
-            session, since = next(iter(self._since.items()))
-            left_s = since + self._timeout_s - now
-            if left_s > 0:
-                # Short times are kept as they are; the others are looked at together.
-                wait_s = max(left_s, min(IDLE_TOGETHER_S, self._timeout_s / 10))
-                self._timer = asyncio.get_running_loop().call_later(wait_s, self._look)
-                return
-            del self._since[session]
-            session.close(IDLE, f"No operation for {self._timeout_s:g} s")
 
 
 class Operation:
