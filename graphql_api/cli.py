@@ -148,7 +148,7 @@ def revoke_key(name: Annotated[str, typer.Argument(help="The name of the key.")]
 
 @signing_keys_app.command("list")
 def list_signing_keys() -> None:
-    """List the keys that sign task tokens, or did so before and still verify them."""
+    """List the keys of the database. The one that is not retired signs; the others verify what they signed."""
     table = Table("KEY", "CREATED (UTC)", "RETIRED (UTC)", box=None, pad_edge=False)
     for key in _with_storage(lambda storage: storage.signing_keys.list()):
         table.add_row(key.key_id, _instant(key.created_at), _instant(key.retired_at))
