@@ -58,8 +58,7 @@ def _feed(url: SecretStr) -> SecretStr:
 def _networks(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         try:
-            if name != "unix":
-                ip_network(name, strict=False)
+            ip_network(name, strict=False)
         except ValueError:
             raise ValueError(f"it must hold addresses and networks like 10.0.0.0/8, got {name!r}") from None
     return names
@@ -167,7 +166,7 @@ class Settings(BaseSettings):
     trusted_proxies: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words), AfterValidator(_networks)] = Field(
         default=(),
         description="Proxies whose `X-Forwarded-For` or `Forwarded` says who the client is: addresses and networks "
-        "such as `10.0.0.0/8`, and `unix` for connections over a Unix socket.",
+        "such as `10.0.0.0/8`.",
     )
     unlimited_addresses: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words), AfterValidator(_networks)] = (
         Field(
