@@ -16,6 +16,7 @@ import logging
 import time
 from collections.abc import Awaitable
 from contextlib import aclosing
+from contextvars import Context as Bound
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -50,6 +51,8 @@ TOO_MANY_INITS: Final = 4429
 TRY_AGAIN_LATER: Final = 1013
 # Sockets that are due within this are closed together.
 IDLE_TOGETHER_S: Final = 1.0
+# So many of them before others have a turn.
+IDLE_IN_A_ROW: Final = 100
 
 
 class ProtocolBroken(Exception):
@@ -145,23 +148,32 @@ class Idle:
         if self._timeout_s:
             self._since[session] = time.monotonic()
             if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._look)
+                self._look_in(self._timeout_s)
 
     def end(self, session: "Session") -> None:
         """Let a session be: it is busy, or gone."""
         self._since.pop(session, None)
 
+    def _look_in(self, wait_s: float) -> None:
+        # It serves many, so nothing that is bound to the operation which ends goes with it.
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self._look, context=Bound())
+
     def _look(self) -> None:
         self._timer = None
         now = time.monotonic()
+        closed = 0
         while self._since:
             session, since = next(iter(self._since.items()))
             left_s = since + self._timeout_s - now
             if left_s > 0:
                 # Short times are kept as they are; the others are looked at together.
                 wait_s = max(left_s, min(IDLE_TOGETHER_S, self._timeout_s / 10))
-                self._timer = asyncio.get_running_loop().call_later(wait_s, self._look)
+                self._look_in(wait_s)
                 return
+            if closed == IDLE_IN_A_ROW:
+                self._look_in(0.0)
+                return
+            closed += 1
             del self._since[session]
             session.close(IDLE, f"No operation for {self._timeout_s:g} s")
 
@@ -535,6 +547,8 @@ class Session:
         self.socket.say(encode(message))
 
     def _break(self, broken: ProtocolBroken) -> None:
+        if self._ended:
+            return
         # Quoted and cut: the reason may hold what the client sent.
         self._endpoint.gauges.closed.bump(str(broken.code))
         extra = (

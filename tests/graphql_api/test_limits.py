@@ -2,20 +2,25 @@
 
 import asyncio
 import json
+import logging
 import time
+from collections import Counter
 from contextlib import AsyncExitStack, suppress
+from contextvars import ContextVar
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Opcode
 
-from graphql_api.admission import Places
+from graphql_api.admission import Admission, Places
 from graphql_api.app import PATH
+from graphql_api.auth import Viewer
 from graphql_api.execution.operations import read_operations
-from storage import Permission, StartupError
+from graphql_api.execution.websocket import IDLE_IN_A_ROW, Idle, Session
+from storage import Permission, StartupError, Unavailable
 from tests.graphql_api.clients import TRANSPORTS, WAIT_S, Answer, Api, Transport, code, data, error
 from tests.graphql_api.conftest import Serving
 from tests.graphql_api.test_over_http import GRAPHQL_JSON, JSON, exchange
@@ -324,6 +329,47 @@ async def test_a_socket_that_is_not_used_is_closed_and_one_that_is_used_is_not(s
             assert (await busy.closed())[0] == 4410
     async with serving(socket_idle_timeout_ms=0) as api, api.socket() as socket:
         assert data(await socket.ask(QUERY))
+
+
+async def test_sockets_that_nobody_uses_are_closed_with_turns_for_others_and_without_anybodys_context() -> None:
+    turn = 0
+    bound: ContextVar[str | None] = ContextVar("bound", default=None)
+    closed: list[tuple[int, str | None]] = []
+
+    class Unused:
+        def close(self, *_: Any) -> None:
+            closed.append((turn, bound.get()))
+
+    idle = Idle(0.01)
+    bound.set("the first")
+    for _ in range(2 * IDLE_IN_A_ROW + 1):
+        idle.begin(cast(Session, Unused()))
+    while len(closed) <= 2 * IDLE_IN_A_ROW:
+        turn += 1
+        await asyncio.sleep(0)
+    assert max(Counter(closed).values()) == IDLE_IN_A_ROW
+    assert {name for _, name in closed} == {None}
+
+
+async def test_a_socket_that_is_closed_while_its_credential_is_looked_at_is_closed_once(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    looked, gone = asyncio.Event(), asyncio.Event()
+
+    async def sign_in(*_: Any) -> Viewer:
+        await gone.wait()
+        looked.set()
+        raise Unavailable("away")
+
+    monkeypatch.setattr(Admission, "sign_in", sign_in)
+    async with serving(connection_init_timeout_ms=100) as api, api.socket(init=False) as socket:
+        await socket.say({"type": "connection_init", "payload": {"authorization": "Bearer x"}})
+        assert (await socket.closed())[0] == 4408
+        gone.set()
+        await looked.wait()
+        await asyncio.sleep(0)
+        assert caplog.text.count("A socket was closed") == 1
 
 
 @pytest.mark.parametrize("kind", ["messages", "pings"])
