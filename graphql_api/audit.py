@@ -4,6 +4,7 @@ A record has its facts as fields (``extra``), for logs that are searched, and sa
 among them: a task's own log says who made those, as the ``actor`` of each event.
 """
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ log = logging.getLogger("spectral.audit")
 
 DONE: Final = "done"
 FAILED: Final = "INTERNAL_SERVER_ERROR"
+# Who asked has not waited for the answer. What was asked for is done nevertheless, if nothing speaks against it.
+ABANDONED: Final = "abandoned"
 
 
 class Action(StrEnum):
@@ -50,7 +53,7 @@ def record(action: Action, *, actor: str | None, outcome: str = DONE, task_id: s
 
 @contextmanager
 def recorded(action: Action, viewer: Viewer, *, task_id: str, **facts: str) -> Iterator[None]:
-    """Record what comes of the block: done, or the code with which it is refused.
+    """Record what comes of the block: done, the code with which it is refused, or that nobody waited for it.
 
     What somebody without a credential is refused is not recorded: anyone could fill the log with it.
     """
@@ -59,6 +62,9 @@ def recorded(action: Action, viewer: Viewer, *, task_id: str, **facts: str) -> I
         yield
     except Refusal as refusal:
         outcome = refusal.code
+        raise
+    except asyncio.CancelledError:
+        outcome = ABANDONED
         raise
     except BaseException:
         outcome = FAILED

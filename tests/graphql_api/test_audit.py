@@ -1,12 +1,14 @@
 """The audit: a record for each thing that somebody may have to answer for, with its facts, and none for reports."""
 
+import asyncio
 import logging
 from typing import Any, Final
 
 import pytest
 
 from storage import Permission
-from tests.graphql_api.clients import TRANSPORTS, Api, Transport
+from storage.committer import Committer, Entry
+from tests.graphql_api.clients import TRANSPORTS, Api, Transport, data, until
 from tests.graphql_api.conftest import Serving
 from tests.graphql_api.test_task_tokens import CREATE_TOKEN
 
@@ -103,3 +105,28 @@ async def test_a_fault_of_ours_is_recorded_as_one(
         monkeypatch.setattr(api.storage.writer, "submit", fail)
         await api.ask('mutation { delete(taskId: "T-7") }')
         assert facts(caplog) == [("task.delete", "admin", "INTERNAL_SERVER_ERROR", "T-7")]
+
+
+async def test_what_nobody_waited_for_is_not_recorded_as_failed(
+    serving: Serving, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    work_off = Committer.work_off
+
+    async def slowly(committer: Committer, group: list[Entry]) -> None:
+        begun.set()
+        await go_on.wait()
+        await work_off(committer, group)
+
+    async with serving() as api:
+        await api.create("T-7")
+        caplog.clear()
+        monkeypatch.setattr(Committer, "work_off", slowly)
+        async with api.socket(key=api.admin_key) as socket:
+            operation = await socket.subscribe('mutation { delete(taskId: "T-7") }')
+            await begun.wait()
+            await socket.say({"type": "complete", "id": operation})
+            await until(lambda: "task.delete" in caplog.text)
+        go_on.set()
+        assert facts(caplog) == [("task.delete", "admin", "abandoned", "T-7")]
+        assert data(await api.ask('{ task(taskId: "T-7") { id } }')) == {"task": None}
