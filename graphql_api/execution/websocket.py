@@ -113,7 +113,9 @@ class GraphQLOverWebSocket:
     def open(self, socket: WebSocket, headers: Headers, subprotocol: str | None) -> "Session":
         """Begin a session; one that does not speak our protocol ends at once."""
         source = self.admission.source(socket.peer, headers)
-        self.admission.sockets_of_sources.take(source)
+        if not self.admission.sockets_of_sources.take(source):
+            # One that broke off since it was chosen comes from nowhere, and there may be no place for those.
+            source = None
         if source is not None and self.messages_per_second_max:
             socket.pace(self.messages_per_second_max)
         session = Session(self, socket, headers, source)

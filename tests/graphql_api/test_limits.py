@@ -20,6 +20,7 @@ from graphql_api.app import PATH
 from graphql_api.auth import Viewer
 from graphql_api.execution.operations import read_operations
 from graphql_api.execution.websocket import IDLE_IN_A_ROW, Idle, Session
+from graphql_api.wire.websocket import WebSocket
 from storage import Permission, StartupError, Unavailable
 from tests.graphql_api.clients import TRANSPORTS, WAIT_S, Answer, Api, Transport, code, data, error
 from tests.graphql_api.conftest import Serving
@@ -296,6 +297,19 @@ async def first_that_is_let_in(stack: AsyncExitStack, api: Api, **options: Any) 
             with suppress(InvalidStatus, ConnectionClosed):
                 await stack.enter_async_context(api.socket(**options))
                 return
+
+
+async def test_a_socket_that_breaks_off_in_its_handshake_gives_back_nobody_elses_place(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Asked for when it is chosen, and when it is opened; of a connection that is gone nobody knows the address.
+    peers = iter([None, None, "192.0.2.1", None, None, None])
+    monkeypatch.setattr(WebSocket, "peer", property(lambda _: next(peers)))
+    async with serving(unlimited_addresses=(), sockets_per_address_max=1) as api, api.socket():
+        async with api.socket():
+            pass
+        with pytest.raises(InvalidStatus, match="429"):
+            await api.socket().__aenter__()
 
 
 def test_places_that_are_given_back_leave_nothing_behind() -> None:
