@@ -20,7 +20,7 @@ from storage import TASK_ID_CHARACTERS_MAX, Refusal
 log = logging.getLogger("spectral.audit")
 
 DONE: Final = "done"
-# Whoever asked is gone; a change that waits is made nevertheless, unless it is refused.
+# Who asked has not waited for the answer. What was asked for is done nevertheless, if nothing speaks against it.
 ABANDONED: Final = "abandoned"
 
 

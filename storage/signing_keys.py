@@ -58,6 +58,8 @@ class SigningKeys:
         self._keys: list[SigningKey] = []
         self._read_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
+        # The first key is made once, however many want to sign.
+        self._making = asyncio.Lock()
 
     async def signing(self) -> SigningKey:
         """The key that signs; it is made when there is none."""
@@ -66,9 +68,12 @@ class SigningKeys:
         await self._believe(BELIEVED_S)
         key = self._signing_one()
         if key is None:
-            # Two processes may do so at once: then both keys verify, and the newer one signs.
-            await self.rotate()
-            key = self._signing_one()
+            async with self._making:
+                # Made meanwhile by another who asked.
+                if self._signing_one() is None:
+                    # Two processes may do so at once: then both keys verify, and the newer one signs.
+                    await self.rotate()
+                key = self._signing_one()
             assert key is not None
         return key
 

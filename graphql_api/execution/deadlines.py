@@ -6,6 +6,7 @@ All have the same time, so they are due in the order in which they began, and on
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import Final, Generic, TypeVar
 
 from storage import Unavailable
@@ -14,6 +15,8 @@ T = TypeVar("T")
 
 # Those that are due within this are looked at together, and within a tenth of a time that is short.
 TOGETHER_S: Final = 0.1
+# So many that are late are told so before others have a turn.
+IN_A_ROW: Final = 100
 
 
 class Deadlines(Generic[T]):
@@ -38,16 +41,22 @@ class Deadlines(Generic[T]):
         self._due_at.pop(one, None)
 
     def _look_in(self, wait_s: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(wait_s, self._look)
+        # It serves many, so nothing that is bound to whoever begins goes with it.
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self._look, context=Context())
 
     def _look(self) -> None:
         self._timer = None
         now = time.monotonic()
+        called = 0
         while self._due_at:
             one, due_at = next(iter(self._due_at.items()))
             if due_at > now:
                 self._look_in(max(due_at - now, min(TOGETHER_S, self._limit_s / 10)))
                 return
+            if called == IN_A_ROW:
+                self._look_in(0.0)
+                return
+            called += 1
             del self._due_at[one]
             self._late(one)
 

@@ -111,7 +111,11 @@ class GraphQLOverWebSocket:
     def open(self, socket: WebSocket, headers: Headers, subprotocol: str | None) -> "Session":
         """Begin a session; one that does not speak our protocol ends at once."""
         source = self.admission.source(socket.peer, headers)
-        self.admission.sockets_of_sources.take(source)
+        try:
+            self.admission.sockets_of_sources.take(source)
+        except RateLimited:
+            # One that broke off since it was chosen comes from nowhere, and there may be no place for those.
+            source = None
         if source is not None and self.messages_per_second_max:
             socket.pace(self.messages_per_second_max)
         session = Session(self, socket, headers, source)
@@ -497,6 +501,8 @@ class Session:
         self.socket.say(encode(message))
 
     def _break(self, broken: ProtocolBroken) -> None:
+        if self._ended:
+            return
         self._endpoint.gauges.closed[broken.code] += 1
         about = {} if self._request_id is None else {"request_id": self._request_id}
         # Quoted and cut: the reason may hold what the client sent.

@@ -8,7 +8,8 @@ import pytest
 
 from graphql_api.logs import TextFormatter
 from storage import Permission
-from tests.graphql_api.clients import TRANSPORTS, Api, Transport, until
+from storage.committer import Committer, Entry
+from tests.graphql_api.clients import TRANSPORTS, Api, Transport, data, until
 from tests.graphql_api.conftest import Serving
 from tests.graphql_api.test_task_tokens import CREATE_TOKEN
 
@@ -106,19 +107,26 @@ async def test_a_fault_of_ours_is_recorded_as_one(
         assert facts(caplog) == [("task.delete", "admin", "INTERNAL_SERVER_ERROR", "T-7")]
 
 
-async def test_what_nobody_waits_for_any_more_is_recorded_as_abandoned(
+async def test_what_nobody_waited_for_is_not_recorded_as_failed(
     serving: Serving, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with serving() as api, api.socket(key=api.admin_key) as socket:
-        asked = asyncio.Event()
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    work_off = Committer.work_off
 
-        async def wait(*_: Any) -> None:
-            asked.set()
-            await asyncio.Event().wait()
+    async def slowly(committer: Committer, group: list[Entry]) -> None:
+        begun.set()
+        await go_on.wait()
+        await work_off(committer, group)
 
-        monkeypatch.setattr(api.storage.writer, "submit", wait)
-        operation_id = await socket.subscribe('mutation { delete(taskId: "T-7") }')
-        await asked.wait()
-        await socket.say({"type": "complete", "id": operation_id})
-        await until(lambda: any(record.name == "spectral.audit" for record in caplog.records))
+    async with serving() as api:
+        await api.create("T-7")
+        caplog.clear()
+        monkeypatch.setattr(Committer, "work_off", slowly)
+        async with api.socket(key=api.admin_key) as socket:
+            operation = await socket.subscribe('mutation { delete(taskId: "T-7") }')
+            await begun.wait()
+            await socket.say({"type": "complete", "id": operation})
+            await until(lambda: "task.delete" in caplog.text)
+        go_on.set()
         assert facts(caplog) == [("task.delete", "admin", "abandoned", "T-7")]
+        assert data(await api.ask('{ task(taskId: "T-7") { id } }')) == {"task": None}

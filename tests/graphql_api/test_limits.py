@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import logging
 import time
+from collections import Counter
 from contextlib import AsyncExitStack, suppress
+from contextvars import ContextVar
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -12,11 +15,14 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Opcode
 
-from graphql_api.admission import Places
+from graphql_api.admission import Admission, Places
 from graphql_api.app import PATH
+from graphql_api.auth import Viewer
 from graphql_api.errors import RateLimited
+from graphql_api.execution.deadlines import IN_A_ROW, Deadlines
 from graphql_api.execution.operations import read_operations
-from storage import Permission, StartupError
+from graphql_api.wire.websocket import WebSocket
+from storage import Permission, StartupError, Unavailable
 from tests.graphql_api.clients import TRANSPORTS, WAIT_S, Answer, Api, Transport, code, data, error
 from tests.graphql_api.conftest import Serving
 from tests.graphql_api.test_over_http import GRAPHQL_JSON, JSON, exchange
@@ -294,6 +300,19 @@ async def first_that_is_let_in(stack: AsyncExitStack, api: Api, **options: Any) 
                 return
 
 
+async def test_a_socket_that_breaks_off_in_its_handshake_gives_back_nobody_elses_place(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Asked for when it is chosen, and when it is opened; of a connection that is gone nobody knows the address.
+    peers = iter([None, None, "192.0.2.1", None, None, None])
+    monkeypatch.setattr(WebSocket, "peer", property(lambda _: next(peers)))
+    async with serving(unlimited_addresses=(), sockets_per_address_max=1) as api, api.socket():
+        async with api.socket():
+            pass
+        with pytest.raises(InvalidStatus, match="429"):
+            await api.socket().__aenter__()
+
+
 def test_places_that_are_given_back_leave_nothing_behind() -> None:
     places = Places("address", 2)
     for name in ("a", "a", "b"):
@@ -329,6 +348,42 @@ async def test_a_socket_that_is_not_used_is_closed_and_one_that_is_used_is_not(s
             assert (await busy.closed())[0] == 4410
     async with serving(socket_idle_timeout_ms=0) as api, api.socket() as socket:
         assert data(await socket.ask(QUERY))
+
+
+async def test_many_who_are_late_are_told_so_with_turns_for_others_and_without_anybodys_context() -> None:
+    turn = 0
+    bound: ContextVar[str | None] = ContextVar("bound", default=None)
+    told: list[tuple[int, str | None]] = []
+    deadlines = Deadlines[int](0.01, lambda _: told.append((turn, bound.get())))
+    bound.set("the first")
+    for number in range(2 * IN_A_ROW + 1):
+        deadlines.begin(number)
+    while len(told) <= 2 * IN_A_ROW:
+        turn += 1
+        await asyncio.sleep(0)
+    assert max(Counter(told).values()) == IN_A_ROW
+    assert {name for _, name in told} == {None}
+
+
+async def test_a_socket_that_is_closed_while_its_credential_is_looked_at_is_closed_once(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    looked, gone = asyncio.Event(), asyncio.Event()
+
+    async def sign_in(*_: Any) -> Viewer:
+        await gone.wait()
+        looked.set()
+        raise Unavailable("away")
+
+    monkeypatch.setattr(Admission, "sign_in", sign_in)
+    async with serving(connection_init_timeout_ms=100) as api, api.socket(init=False) as socket:
+        await socket.say({"type": "connection_init", "payload": {"authorization": "Bearer x"}})
+        assert (await socket.closed())[0] == 4408
+        gone.set()
+        await looked.wait()
+        await asyncio.sleep(0)
+        assert caplog.text.count("A socket was closed") == 1
 
 
 @pytest.mark.parametrize("kind", ["messages", "pings"])

@@ -280,3 +280,10 @@ async def test_two_first_keys_that_are_made_at_once_are_both_good(database: str)
         for text, _ in signed:
             for process in processes:
                 await process.verify(text)
+
+
+async def test_many_who_want_to_sign_at_once_make_one_key(database: str) -> None:
+    async with open_storage(database, upgrade=False) as storage:
+        made = await asyncio.gather(*(storage.task_tokens.sign("T", TokenScope.READ, 60) for _ in range(50)))
+        assert len(await storage.signing_keys.list()) == 1
+        assert len({text.split(".")[0] for text, _ in made}) == 1
