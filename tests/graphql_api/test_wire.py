@@ -429,6 +429,38 @@ async def test_requests_that_wait_on_one_connection_have_a_bound(serving: Servin
         raw.writer.close()
 
 
+@pytest.mark.parametrize("length", [b"Content-Length: 33", b"Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("line", [b"POST /graphql HTTP/1.1", b"GET /healthz HTTP/1.1"])
+async def test_no_body_is_taken_for_a_request_because_another_protocol_is_wished_for(
+    serving: Serving, line: bytes, length: bytes
+) -> None:
+    upgrade = b"\r\n".join([line, b"Host: x", b"Connection: Upgrade", b"Upgrade: h2c", b""])
+    body = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with serving() as api:
+        raw = await http(api)
+        raw.writer.write(upgrade + length + b"\r\n\r\n")
+        async with asyncio.timeout(WAIT_S):
+            # In a read of its own, as a proxy may send it.
+            await raw.reader.readuntil(b"HTTP/1.1 ")
+            raw.writer.write(body)
+            with suppress(ConnectionError):
+                rest = await raw.reader.read()
+                assert rest.startswith(b"400 ")
+                assert b"HTTP/1.1" not in rest
+        raw.writer.close()
+
+
+async def test_without_a_body_the_wish_for_another_protocol_is_not_heard(serving: Serving) -> None:
+    async with serving() as api:
+        raw = await http(api)
+        raw.writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+        async with asyncio.timeout(WAIT_S):
+            answer = await raw.reader.read()
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close" in answer
+        raw.writer.close()
+
+
 @pytest.mark.parametrize("behind", [b"\r\n", b"POST /graphql"])
 async def test_a_connection_always_waits_for_something(
     serving: Serving, monkeypatch: pytest.MonkeyPatch, behind: bytes
