@@ -349,14 +349,23 @@ class Session:
         else:
             if self._ended:
                 return
-            if self._source is not None and viewer.authenticated:
-                name = name_of(viewer, self._authorization)
-                if not admission.sockets_of_credentials.take(name):
-                    places = admission.sockets_of_credentials.places_max
-                    self._break(ProtocolBroken(TRY_AGAIN_LATER, f"One credential may have {places} sockets"))
-                    return
-                self._counted_as = name
+            try:
+                self._take_place(viewer, self._authorization)
+            except RateLimited as error:
+                self._break(ProtocolBroken(TRY_AGAIN_LATER, str(error)))
+                return
             self._acknowledge()
+
+    def _take_place(self, viewer: Viewer, authorization: str | None) -> None:
+        """Be counted by a credential, and by the one before no more; RateLimited when it has too many sockets."""
+        places = self._endpoint.admission.sockets_of_credentials
+        name = name_of(viewer, authorization) if self._source is not None and viewer.authenticated else None
+        if name == self._counted_as:
+            return
+        if not places.take(name):
+            raise RateLimited(f"One credential may have {places.places_max} sockets", RETRY_PLACE_S)
+        places.give_back(self._counted_as)
+        self._counted_as = name
 
     def _ping(self, message: dict[str, Any]) -> Awaitable[None] | None:
         """Answer; with an authorization in the payload, renew the credential."""
@@ -371,10 +380,15 @@ class Session:
     async def _renew(self, authorization: str) -> None:
         """Let a credential take the place of the one before, if it is good for all that is open."""
         try:
+            # It costs what an operation costs, and is counted as one.
+            self._endpoint.admission.begin(self._source)
             viewer = await self._endpoint.admission.sign_in(authorization, self._source)
+            if self._ended:
+                return
             for operation in self._operations.values():
                 if operation.viewer is not None and not viewer.covers(operation.viewer):
                     raise Forbidden("The new credential may do less than the one by which operations are open.")
+            self._take_place(viewer, authorization)
         except Exception as error:  # noqa: BLE001 - told to the client, masked unless it is a refusal
             self._say({"type": "pong", "payload": {"authorization": "refused", "error": refusal(error)}})
             return
