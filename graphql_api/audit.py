@@ -38,12 +38,14 @@ def record(action: Action, *, actor: str | None, outcome: str = DONE, task_id: s
     if not log.isEnabledFor(logging.INFO):
         return
     told = {name: str(value) for name, value in facts.items()}
+    # A token need not say whose it is; that is not nobody's.
+    who = repr(actor) if actor is not None else "one without a name" if "credential" in facts else "anyone"
     # Quoted: names and IDs are the callers' own, and may hold line ends.
     about = "" if task_id is None else f" task {task_id!r}"
     more = "".join(f" {name}={value!r}" for name, value in told.items())
     log.info(
         "%s%s by %s: %s%s",
-        *(action, about, "anyone" if actor is None else repr(actor), outcome, more),
+        *(action, about, who, outcome, more),
         extra={"action": str(action), "actor": actor, "outcome": outcome, "task_id": task_id, **told},
     )
 
@@ -66,6 +68,8 @@ def recorded(action: Action, viewer: Viewer, *, task_id: str, **facts: str) -> I
     finally:
         if outcome == DONE or viewer.authenticated:
             # An ID that is refused for its length is no ID.
+            if viewer.credential is not None:
+                facts["credential"] = viewer.credential
             record(action, actor=viewer.name, outcome=outcome, task_id=task_id[:TASK_ID_CHARACTERS_MAX], **facts)
 
 
