@@ -24,6 +24,7 @@ from pydantic_core import PydanticUndefined
 
 import graphql_api.errors  # noqa: F401 - the refusals that are listed are those of the modules that are loaded
 from graphql_api.app import build_app
+from graphql_api.context import OPERATION_BYTES_MAX, OPERATION_EVENTS_MAX
 from graphql_api.execution import complexity, documents, json
 from graphql_api.metrics import Serving, of_workers
 from graphql_api.settings import PREFIX, Settings
@@ -198,6 +199,7 @@ def limits() -> Iterator[str]:
         ("`__schema` and `__type`", documents.INTROSPECTIONS_MAX, validation),
         ("fragments that spread themselves", "none", validation),
         ("what an operation costs", "complexity_max", too_large),
+        ("events that an operation reads, their bytes", _several(OPERATION_EVENTS_MAX, OPERATION_BYTES_MAX), too_large),
         ("page of a list", complexity.PAGE_MAX, bad),
         ("time of a query", "query_timeout_ms", "`UNAVAILABLE`, 503"),
         ("levels of JSON, variables with it", json.LEVELS_MAX, bad),
@@ -223,6 +225,7 @@ def limits() -> Iterator[str]:
         ("time to `connection_init`", "connection_init_timeout_ms", "close 4408"),
         ("time without an operation", "socket_idle_timeout_ms", "close 4410"),
         ("operations open on a socket", "operations_per_socket_max", bad),
+        ("bytes of the messages by which they were asked for", "twice as many as one message may have", too_large),
         ("messages and pings a second on a socket", "messages_per_second_per_socket_max", "they are read more slowly"),
         ("fragments of a socket's message", websocket.FRAGMENTS_MAX, "close 1008"),
     ]

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from graphql_api.auth import Doorkeeper, Viewer
-from graphql_api.errors import RateLimited, Unauthenticated
+from graphql_api.auth import Doorkeeper, Viewer, credential_of
+from graphql_api.errors import Expired, RateLimited, Unauthenticated
 from graphql_api.rates import NAMES_MAX, Buckets
 from graphql_api.settings import Settings
 from graphql_api.wire.addresses import Addresses
@@ -85,7 +85,8 @@ class Admission:
         """
         if authorization is None or source is None or self._failures is None:
             return await self._doorkeeper.viewer(authorization)
-        if authorization not in self._good:
+        credential = credential_of(authorization)
+        if credential not in self._good:
             wait_s = self._failures.wait_s(source)
             if wait_s:
                 raise RateLimited(
@@ -94,13 +95,18 @@ class Admission:
                 )
         try:
             viewer = await self._doorkeeper.viewer(authorization)
-        except Unauthenticated:
-            self._good.forget(authorization)
-            if authorization not in self._wrong:
-                self._wrong.add(authorization)
-                self._failures.take(source)
+        except Expired:
+            # Nobody guesses what was good once. A whole office may come with such ones in the morning.
+            self._good.forget(credential)
             raise
-        self._good.add(authorization)
+        except Unauthenticated:
+            self._good.forget(credential)
+            if credential not in self._wrong:
+                self._wrong.add(credential)
+                # Of those that are sent at once, each was let through, and each counts.
+                self._failures.charge(source)
+            raise
+        self._good.add(credential)
         return viewer
 
 
@@ -194,13 +200,19 @@ class _Remembered:
 
 
 def counted_as(viewer: Viewer, authorization: str | None, source: str | None) -> str | None:
-    """By which name a credential is counted; None for one that is not.
+    """By which name a credential is counted, however it is written; None for one that is not.
 
-    One that is renewed is the same client, a task token one of its own.
+    A bearer token that is renewed is the same client, a task token one of its own. Nobody is counted as another who has
+    the same name elsewhere.
     """
     if source is None or not viewer.authenticated:
         return None
-    return viewer.name if viewer.name and viewer.task_id is None else f"#{hash(authorization)}"
+    if viewer.key_id is not None:
+        return f"key {viewer.key_id}"
+    if viewer.name is not None and viewer.task_id is None:
+        return f"sub {viewer.name}"
+    # What was signed: the last character of a signature has bits that say nothing.
+    return f"#{hash(credential_of(authorization or '').rpartition('.')[0])}"
 
 
 def _buckets(per_second: float, burst_s: float, clock: Callable[[], float]) -> Buckets | None:

@@ -66,6 +66,8 @@ def recorded(action: Action, viewer: Viewer, *, task_id: str, **facts: str) -> I
     finally:
         if outcome == DONE or viewer.authenticated:
             # An ID that is refused for its length is no ID.
+            if viewer.credential is not None:
+                facts["credential"] = viewer.credential
             record(action, actor=viewer.name, outcome=outcome, task_id=task_id[:TASK_ID_CHARACTERS_MAX], **facts)
 
 

@@ -32,6 +32,10 @@ class Unauthenticated(Refusal):
     code = "UNAUTHENTICATED"
 
 
+class Expired(Unauthenticated):
+    """The credential was good, and its time is over."""
+
+
 class Forbidden(Refusal):
     """The credential is good and does not allow this."""
 

@@ -41,7 +41,7 @@ from storage.pool import Pool, open_pool
 from storage.reader import LogPage, Reader, TaskPage, cursor, history_range
 from storage.signing_keys import SigningKey, SigningKeys
 from storage.task import Event, EventType, Json, Status, Task, Update, UpdateType
-from storage.task_tokens import TASK_TOKEN_PREFIX, NotTrusted, TaskToken, TaskTokens, TokenScope
+from storage.task_tokens import TASK_TOKEN_PREFIX, HasExpired, NotTrusted, TaskToken, TaskTokens, TokenScope
 from storage.watch import Watch
 from storage.writer import Writer
 
@@ -60,6 +60,7 @@ __all__ = [
     "Event",
     "EventType",
     "Fail",
+    "HasExpired",
     "Health",
     "IdempotencyConflict",
     "Json",

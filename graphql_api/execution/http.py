@@ -277,7 +277,8 @@ class GraphQLOverHTTP:
         send: Send,
     ) -> None:
         """Send answers until there are no more, the credential ends, the client is gone, or the server stops."""
-        headers = [(b"content-type", framing.content_type), (b"cache-control", b"no-cache, no-transform")]
+        headers = [(b"content-type", framing.content_type), (b"cache-control", b"no-store, no-transform")]
+        headers.append((b"x-content-type-options", b"nosniff"))
         # Proxies that gather a response before they pass it on would hold the news back.
         headers.append((b"x-accel-buffering", b"no"))
         await send({"type": "http.response.start", "status": 200, "headers": headers})

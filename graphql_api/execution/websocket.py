@@ -314,15 +314,23 @@ class Session:
             viewer = await admission.sign_in(self._authorization, self._source)
             if self._ended:
                 return
-            name = counted_as(viewer, self._authorization, self._source)
-            admission.sockets_of_credentials.take(name)
-            self._counted_as = name
+            self._take_place(viewer, self._authorization)
         except (Unavailable, RateLimited) as error:
             self._break(ProtocolBroken(TRY_AGAIN_LATER, str(error)))
         except Refusal:
             self._break(ProtocolBroken(FORBIDDEN, "Forbidden"))
         else:
             self._acknowledge()
+
+    def _take_place(self, viewer: Viewer, authorization: str | None) -> None:
+        """Be counted by a credential, and by the one before no more; RateLimited when it has too many sockets."""
+        places = self._endpoint.admission.sockets_of_credentials
+        name = counted_as(viewer, authorization, self._source)
+        if name == self._counted_as:
+            return
+        places.take(name)
+        places.give_back(self._counted_as)
+        self._counted_as = name
 
     def _ping(self, message: dict[str, Any]) -> Awaitable[None] | None:
         """Answer; with an authorization in the payload, renew the credential."""
@@ -337,10 +345,15 @@ class Session:
     async def _renew(self, authorization: str) -> None:
         """Let a credential take the place of the one before, if it is good for all that is open."""
         try:
+            # It costs what an operation costs, and is counted as one.
+            self._endpoint.admission.begin(self._source)
             viewer = await self._endpoint.admission.sign_in(authorization, self._source)
+            if self._ended:
+                return
             for operation in self._operations.values():
                 if operation.viewer is not None and not viewer.covers(operation.viewer):
                     raise Forbidden("The new credential may do less than the one by which operations are open.")
+            self._take_place(viewer, authorization)
         except Exception as error:  # noqa: BLE001 - told to the client, masked unless it is a refusal
             self._say({"type": "pong", "payload": {"authorization": "refused", "error": refusal(error)}})
             return

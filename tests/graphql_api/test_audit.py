@@ -11,7 +11,8 @@ from storage import Permission
 from storage.committer import Committer, Entry
 from tests.graphql_api.clients import TRANSPORTS, Api, Transport, data, until
 from tests.graphql_api.conftest import Serving
-from tests.graphql_api.test_task_tokens import CREATE_TOKEN
+from tests.graphql_api.test_access import SECRET, token
+from tests.graphql_api.test_task_tokens import CREATE_TOKEN, task_token
 
 FIELDS: Final = ("actor", "outcome", "task_id")
 
@@ -62,8 +63,29 @@ async def test_who_made_a_task_token_is_recorded_and_the_token_is_not(
         answer = await api.ask(CREATE_TOKEN, {"id": "T\n7", "scope": "REPORT"})
         (record,) = records(caplog)
         line = TextFormatter().format(record)
-        assert line.endswith(r': task_token.create actor=admin outcome=done task_id="T\n7" scope=REPORT'), line
+        assert line.endswith(
+            r': task_token.create actor=admin outcome=done task_id="T\n7" scope=REPORT credential="API key"'
+        ), line
         assert answer["data"]["createTaskToken"]["token"] not in str(vars(record))
+
+
+async def test_a_record_tells_credentials_of_one_name_and_of_none_apart(
+    serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(jwt_secret=SECRET) as api:
+        await api.create("T-7")
+        for credential, actor, kind in (
+            (api.admin_key, "admin", "API key"),
+            (token(sub="admin"), "admin", "bearer token"),
+            (token(), None, "bearer token"),
+            (await task_token(api), "task-token:admin", "task token"),
+            (token(sub="task-token:admin"), "task-token:admin", "bearer token"),
+        ):
+            caplog.clear()
+            await api.ask('mutation { cancel(taskId: "nobody") { id } }', key=credential)
+            (record,) = records(caplog)
+            assert (vars(record)["actor"], vars(record)["credential"]) == (actor, kind)
+            assert "anyone" not in record.getMessage()
 
 
 async def test_what_is_refused_is_recorded_of_those_who_have_a_name(

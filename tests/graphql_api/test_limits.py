@@ -18,14 +18,19 @@ from websockets.frames import Opcode
 from graphql_api.admission import Admission, Places
 from graphql_api.app import PATH
 from graphql_api.auth import Viewer
-from graphql_api.errors import RateLimited
+from graphql_api.errors import RateLimited, Unauthenticated
 from graphql_api.execution.deadlines import IN_A_ROW, Deadlines
 from graphql_api.execution.operations import read_operations
+from graphql_api.settings import Settings
 from graphql_api.wire.websocket import WebSocket
 from storage import Permission, StartupError, Unavailable
 from tests.graphql_api.clients import TRANSPORTS, WAIT_S, Answer, Api, Transport, code, data, error
 from tests.graphql_api.conftest import Serving
+from tests.graphql_api.test_access import SECRET
+from tests.graphql_api.test_access import token as bearer_token
 from tests.graphql_api.test_over_http import GRAPHQL_JSON, JSON, exchange
+from tests.graphql_api.test_task_tokens import task_token
+from tests.graphql_api.test_vigil import renew
 from tests.graphql_api.test_wire import raw_socket
 from tests.postgres import session
 
@@ -146,6 +151,25 @@ async def test_one_credential_sends_so_many_operations_and_no_more(serving: Serv
         assert (await api.post({"query": QUERY})).status_code == 200
 
 
+@pytest.mark.parametrize("kind", ["task token", "bearer token"])
+async def test_a_credential_is_one_however_it_is_written(serving: Serving, kind: str) -> None:
+    async with serving(unlimited_addresses=(), operations_per_second_per_credential_max=1, jwt_secret=SECRET) as api:
+        credential = await task_token(api) if kind == "task token" else bearer_token()
+        for number in range(1_000):
+            scheme = ("Bearer", "bearer", "BEARER")[number % 3] + " " * (1 + number % 50)
+            response = await api.post({"query": QUERY}, headers={"Authorization": scheme + credential})
+            if response.status_code == 429:
+                break
+        # Long before the ways to write it come to an end, which are 150.
+        assert 5 <= number < 100
+
+
+async def test_nobody_uses_up_what_another_of_the_same_name_may(serving: Serving) -> None:
+    async with serving(unlimited_addresses=(), operations_per_second_per_credential_max=1, jwt_secret=SECRET) as api:
+        await statuses_until_refused(api, Authorization=f"Bearer {bearer_token(sub='admin')}")
+        assert (await api.post({"query": QUERY}, key=api.admin_key)).status_code == 200
+
+
 async def test_the_operations_of_sockets_are_counted_with_all_others(serving: Serving) -> None:
     async with (
         serving(unlimited_addresses=(), operations_per_second_per_address_max=1) as api,
@@ -238,6 +262,49 @@ async def test_a_good_credential_that_ends_is_a_guess_like_others(
         assert (await api.post({"query": QUERY}, key=key)).status_code == 429
 
 
+class SlowDoor:
+    """Takes its time to find that each credential is wrong."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+
+    async def viewer(self, _: str | None) -> Any:
+        await self.open.wait()
+        raise Unauthenticated("wrong")
+
+
+async def test_wrong_credentials_that_come_at_once_all_count() -> None:
+    door: Any = SlowDoor()
+    admission = Admission(Settings(failed_sign_ins_per_minute_per_address_max=60), door, clock=lambda: 1_000.0)
+    looks = [asyncio.create_task(admission.sign_in(f"Bearer spn_{number}", "192.0.2.1")) for number in range(90)]
+    await asyncio.sleep(0)
+    door.open.set()
+    for outcome in await asyncio.gather(*looks, return_exceptions=True):
+        assert isinstance(outcome, Unauthenticated)
+    with pytest.raises(RateLimited) as refused:
+        await admission.sign_in("Bearer spn_late", "192.0.2.1")
+    # One a second, and there were 30 too many.
+    assert refused.value.retry_after_s == pytest.approx(31)
+
+
+@pytest.mark.parametrize("kind", ["task token", "bearer token"])
+async def test_a_token_that_has_expired_is_no_guess(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    async with serving(unlimited_addresses=(), failed_sign_ins_per_minute_max=1, jwt_secret=SECRET) as api:
+        tokens = [
+            await task_token(api, task_id=f"T-{number}")
+            if kind == "task token"
+            else bearer_token(sub=str(number), exp=time.time() - 60)
+            for number in range(5)
+        ]
+        monkeypatch.setattr(api.storage.task_tokens, "_clock", lambda: time.time() + 4_000)
+        for token in tokens:
+            response = await api.post({"query": QUERY}, key=token)
+            assert (response.status_code, "expired" in error(response.json())["message"]) == (401, True)
+        assert (await api.post({"query": QUERY}, key=api.admin_key)).status_code == 200
+
+
 # Sockets.
 
 
@@ -265,6 +332,27 @@ async def test_one_credential_has_so_many_sockets_and_no_more(serving: Serving) 
             assert await socket.closed() == (1013, "One credential may have 2 sockets and streams open.")
         await first.wire.close()
         await first_that_is_let_in(stack, api, key=api.admin_key)
+
+
+async def test_a_socket_that_renews_is_counted_by_the_credential_that_it_has_then(serving: Serving) -> None:
+    async with serving(unlimited_addresses=(), sockets_per_credential_max=1) as api, AsyncExitStack() as stack:
+        first = await stack.enter_async_context(api.socket())
+        second = await stack.enter_async_context(api.socket())
+        assert (await renew(first, api.admin_key))["authorization"] == "accepted"
+        assert (await renew(first, api.admin_key))["authorization"] == "accepted"
+        refused = await renew(second, api.admin_key)
+        assert (refused["authorization"], refused["error"]["extensions"]["code"]) == ("refused", "RATE_LIMITED")
+        assert data(await second.ask(QUERY))["viewer"] == {"name": None}
+        # By another one it has another's place.
+        assert (await renew(first, await task_token(api)))["authorization"] == "accepted"
+        assert (await renew(second, api.admin_key))["authorization"] == "accepted"
+
+
+async def test_a_renewal_is_counted_as_an_operation(serving: Serving) -> None:
+    async with serving(unlimited_addresses=(), operations_per_second_per_address_max=1) as api, api.socket() as socket:
+        answers = [await renew(socket, api.admin_key) for _ in range(50)]
+        assert [answer["authorization"] for answer in answers[:5]] == ["accepted"] * 5
+        assert answers[-1]["error"]["extensions"]["code"] == "RATE_LIMITED"
 
 
 @pytest.mark.parametrize("kind", ["address", "credential"])
