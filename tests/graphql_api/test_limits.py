@@ -291,7 +291,7 @@ async def test_wrong_credentials_that_come_at_once_all_count() -> None:
 async def test_a_token_that_has_expired_is_no_guess(
     serving: Serving, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    async with serving(unlimited_addresses=(), failed_sign_ins_per_minute_max=1, jwt_secret=SECRET) as api:
+    async with serving(unlimited_addresses=(), failed_sign_ins_per_minute_per_address_max=1, jwt_secret=SECRET) as api:
         tokens = [
             await task_token(api, task_id=f"T-{number}")
             if kind == "task token"
