@@ -127,7 +127,11 @@ class Serving:
         yield _gauge(
             "spectral_commands_waiting_max", "How many may wait before more are refused.", writer.waiting_commands_max
         )
-        yield _counter("spectral_commands_turned_away", "Changes refused because so many waited, or they had waited too long.", gauges.turned_away)
+        yield _counter(
+            "spectral_commands_turned_away",
+            "Changes refused because so many waited, or they had waited too long.",
+            gauges.turned_away,
+        )
         yield _histogram("spectral_queue_wait_seconds", "How long changes waited for their group.", gauges.queue_wait_s)
         yield _histogram("spectral_group_commands", "Changes in a group.", gauges.group_commands)
         commits = HistogramMetricFamily(

@@ -189,6 +189,8 @@ class GraphQLOverHTTP:
         if plan.operation_type is OperationType.SUBSCRIPTION or not accepted.takes_json:
             self._admission.take_back(viewer, authorization, source)
             return None
+        if plan.operation_type is OperationType.MUTATION:
+            bind(address=self._admission.client(peer, headers))
         result = await self._plans.run(plan, operation.variables, Context(self._storage, viewer))
         return _answer(200, accepted.json_type, result)
 
@@ -198,7 +200,8 @@ class GraphQLOverHTTP:
         """The answer, or None when it was streamed."""
         method = scope["method"]
         client = scope.get("client")
-        source = self._admission.source(client[0] if client else None, headers)
+        peer = client[0] if client else None
+        source = self._admission.source(peer, headers)
         self._admission.begin(source)
         if method == "POST":
             _check_content(headers)
@@ -214,8 +217,10 @@ class GraphQLOverHTTP:
         viewer = await self._admission.viewer(authorization, source)
         plan = await self._plans.plan(operation.query, operation.operation_name)
         context = Context(self._storage, viewer)
-        if method == "GET" and plan.operation_type is OperationType.MUTATION:
-            raise Refused(405, BadInput("A mutation must be sent by POST."), {"Allow": "POST"})
+        if plan.operation_type is OperationType.MUTATION:
+            if method == "GET":
+                raise Refused(405, BadInput("A mutation must be sent by POST."), {"Allow": "POST"})
+            bind(address=self._admission.client(peer, headers))
         subscription = plan.operation_type is OperationType.SUBSCRIPTION
         if not subscription and accepted.takes_json:
             return _answer(200, accepted.json_type, await self._plans.run(plan, operation.variables, context))

@@ -118,7 +118,7 @@ class GraphQLOverWebSocket:
             source = None
         if source is not None and self.messages_per_second_max:
             socket.pace(self.messages_per_second_max)
-        session = Session(self, socket, headers, source)
+        session = Session(self, socket, headers, source, self.admission.client(socket.peer, headers))
         self.gauges.open += 1
         if subprotocol is None:
             socket.close(SUBPROTOCOL_NOT_ACCEPTABLE, f"Subprotocol not acceptable; offer {PROTOCOL}")
@@ -191,6 +191,7 @@ class Session:
 
     __slots__ = (
         "_acknowledged",
+        "_address",
         "_authorization",
         "_counted_as",
         "_ended",
@@ -203,7 +204,9 @@ class Session:
         "socket",
     )
 
-    def __init__(self, endpoint: GraphQLOverWebSocket, socket: WebSocket, headers: Headers, source: str | None) -> None:
+    def __init__(
+        self, endpoint: GraphQLOverWebSocket, socket: WebSocket, headers: Headers, source: str | None, address: str
+    ) -> None:
         self._endpoint = endpoint
         self.socket = socket
         # From the handshake; what `connection_init` brings takes its place.
@@ -212,6 +215,7 @@ class Session:
         self._request_id = request_id_of(headers)
         # By which address the socket is counted, and by which credential once that is known to be good.
         self._source = source
+        self._address = address
         self._counted_as: str | None = None
         self._acknowledged = False
         self._ended = False
@@ -459,6 +463,8 @@ class Session:
             viewer = operation.viewer = await endpoint.admission.viewer(authorization, self._source)
         plan = await endpoint.plans.plan(request.query, request.operation_name)
         context = Context(endpoint.storage, viewer)
+        if plan.operation_type is OperationType.MUTATION:
+            bind(address=self._address)
         if plan.operation_type is OperationType.SUBSCRIPTION:
             operation.stream = await endpoint.plans.open(plan, request.variables, context)
             # The same for all who are alike, rather than one for each.

@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import sys
 from typing import Any, Final
 
 import pytest
 
+from graphql_api import audit
 from graphql_api.logs import TextFormatter
 from storage import Permission
 from storage.committer import Committer, Entry
@@ -54,6 +56,21 @@ async def test_who_created_canceled_and_deleted_is_recorded_and_reports_are_not(
             ("task.delete", "admin", "done", "T-7"),
             ("task.delete", "admin", "TASK_NOT_FOUND", "T-7"),
         ]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_record_has_the_address_of_the_client(
+    serving: Serving, transport: Transport, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(TextFormatter())
+    audit.log.addHandler(handler)
+    try:
+        async with serving() as api, api.over(transport) as ask:
+            await ask('mutation { create(taskId: "T-7") { id } }')
+    finally:
+        audit.log.removeHandler(handler)
+    assert " address=127.0.0.1" in capsys.readouterr().out
 
 
 async def test_who_made_a_task_token_is_recorded_and_the_token_is_not(
