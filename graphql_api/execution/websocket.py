@@ -110,7 +110,8 @@ class GraphQLOverWebSocket:
 
     def open(self, socket: WebSocket, headers: Headers, subprotocol: str | None) -> "Session":
         """Begin a session; one that does not speak our protocol ends at once."""
-        source = self.admission.source(socket.peer, headers)
+        peer = socket.peer
+        source = self.admission.source(peer, headers)
         try:
             self.admission.sockets_of_sources.take(source)
         except RateLimited:
@@ -118,7 +119,7 @@ class GraphQLOverWebSocket:
             source = None
         if source is not None and self.messages_per_second_max:
             socket.pace(self.messages_per_second_max)
-        session = Session(self, socket, headers, source, self.admission.client(socket.peer, headers))
+        session = Session(self, socket, headers, source, self.admission.client(peer, headers))
         self.gauges.open += 1
         if subprotocol is None:
             socket.close(SUBPROTOCOL_NOT_ACCEPTABLE, f"Subprotocol not acceptable; offer {PROTOCOL}")
