@@ -10,7 +10,7 @@ import argparse
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import Path
 from types import NoneType
@@ -31,12 +31,17 @@ from storage import (
     Create,
     EventType,
     Fail,
+    Options,
     Refusal,
+    Release,
+    Retry,
     Status,
     Task,
     UpdateProgress,
 )
+from storage.commands import Lease, Settle, Tick
 from storage.lifecycle import ENTERED_AT, TRANSITIONS, Move, decide
+from storage.task import OnDependencyFailure, Outcome
 
 DOCS: Final = Path(__file__).parent
 _INSTANT: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -46,9 +51,14 @@ _MUTATIONS: Final[Mapping[Move, str]] = {
     Move.NOTE: "`addEvent` without progress",
     Move.PROGRESS: "`updateProgress`, `addEvent` with progress",
     Move.COMPLETE: "`complete`",
-    Move.FAIL: "`fail`",
-    Move.CANCEL: "`cancel`",
+    Move.FAIL: "`fail`, with no attempt left",
+    Move.CANCEL: "`cancel`, or a dependency did not succeed",
+    Move.CLAIM: "`claim`",
+    Move.RELEASE: "`release`",
+    Move.RETRY: "`fail` or a lapsed lease, with attempts left",
+    Move.TIME_OUT: "expired, or a lapsed lease with no attempt left",
 }
+IGNORE: Final = OnDependencyFailure.IGNORE
 _TYPES: Final[Mapping[Any, str]] = {
     bool: "`true` or `false`",
     str: "text",
@@ -79,8 +89,16 @@ def diagram() -> Iterator[str]:
 
 
 def events() -> Iterator[str]:
-    """What each mutation writes, found by asking the rules."""
+    """What each mutation writes, and what time and other tasks do, found by asking the rules."""
     task = decide(None, Create(task_id="any"), _INSTANT)
+    proof = "t"
+    asked = Options(queue="q", depends_on=["a"], retry=Retry(max_attempts=2), on_dependency_failure=IGNORE)
+    dependent = decide(None, Create(task_id="any", options=asked), _INSTANT)
+    ready = decide(dependent, Settle(task_id="any", on="a", outcome=Outcome.SUCCESS), _INSTANT)
+    claimed = decide(ready, Lease(task_id="any", worker="w", token=proof, lease_s=60), _INSTANT)
+    expiring = decide(None, Create(task_id="any", options=Options(expires_at=_INSTANT)), _INSTANT)
+    strict = decide(None, Create(task_id="any", options=Options(depends_on=["a"])), _INSTANT)
+    later = _INSTANT + timedelta(minutes=2)
     assert task is not None
     samples: Sequence[tuple[str, Task | None, Command]] = [
         ("`create`", None, Create(task_id="any")),
@@ -89,24 +107,32 @@ def events() -> Iterator[str]:
         ("`complete`", task, Complete(task_id="any")),
         ("`fail`", task, Fail(task_id="any", error="e")),
         ("`cancel`", task, Cancel(task_id="any")),
+        ("`claim`", ready, Lease(task_id="any", worker="w", token=proof, lease_s=60)),
+        ("`release`", claimed, Release(task_id="any", token=proof)),
+        ("`fail` with attempts left", claimed, Fail(task_id="any", error="e")),
+        ("a lease that runs out", claimed, Tick(task_id="any")),
+        ("`expiresAt` passes", expiring, Tick(task_id="any")),
+        ("a dependency succeeds", dependent, Settle(task_id="any", on="a", outcome=Outcome.SUCCESS)),
+        ("a dependency fails, ignored", dependent, Settle(task_id="any", on="a", outcome=Outcome.FAILED)),
+        ("a dependency is deleted", strict, Settle(task_id="any", on="a", outcome=Outcome.DELETED)),
     ]
     own = {"m": "the caller's", "e": "the `error`"}
     rows = []
     for name, before, command in samples:
-        after = decide(before, command, _INSTANT)
+        after = decide(before, command, later)
         assert after is not None
         event = after.last_event
         assert event is not None
-        asked = isinstance(command, AddEvent)
+        added = isinstance(command, AddEvent)
         rows.append(
             [
                 name,
-                "the caller's" if asked else f"`{event.event_type}`",
+                "the caller's" if added else f"`{event.event_type}`",
                 own.get(event.message, f'"{event.message}"'),
-                "the caller's, if any" if asked else "none" if event.progress is None else str(event.progress),
+                "the caller's, if any" if added else "none" if event.progress is None else str(event.progress),
             ]
         )
-    yield from _table(["mutation", "`eventType`", "`message`", "`progress` of the event"], rows)
+    yield from _table(["what happens", "`eventType`", "`message`", "`progress` of the event"], rows)
 
 
 def times() -> Iterator[str]:

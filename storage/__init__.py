@@ -14,11 +14,26 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from storage.commands import AddEvent, Cancel, Command, Complete, Create, Delete, Fail, Report, UpdateProgress
+from storage.claimer import Claim, Claimer, claim_of
+from storage.commands import (
+    AddEvent,
+    Cancel,
+    Command,
+    Complete,
+    Create,
+    CreateMany,
+    Delete,
+    Fail,
+    Heartbeat,
+    Release,
+    Report,
+    UpdateProgress,
+)
 from storage.database import explain, open_engine
 from storage.errors import (
     BadInput,
     IdempotencyConflict,
+    LeaseLost,
     Refusal,
     StartupError,
     TaskAlreadyExists,
@@ -35,10 +50,12 @@ from storage.keys import Key, Keys, Permission
 from storage.limits import TASK_ID_CHARACTERS_MAX, check_name
 from storage.link import Health, Link
 from storage.migrate import MIGRATION_WAIT_MS, current, head, migrate, require
+from storage.options import Options, Retry
 from storage.pool import Pool, open_pool
+from storage.queues import Queues
 from storage.reader import LogPage, Reader, TaskPage, cursor, history_range
 from storage.signing_keys import SigningKey, SigningKeys
-from storage.task import Event, EventType, Json, Status, Task, Update, UpdateType
+from storage.task import Event, EventType, Json, OnDependencyFailure, Plan, Status, Task, Update, UpdateType
 from storage.task_tokens import TASK_TOKEN_PREFIX, NotTrusted, TaskToken, TaskTokens, TokenScope
 from storage.watch import Watch
 from storage.writer import Writer
@@ -49,24 +66,33 @@ __all__ = [
     "AddEvent",
     "BadInput",
     "Cancel",
+    "Claim",
     "Command",
     "Complete",
     "Create",
+    "CreateMany",
     "Delete",
     "Event",
     "EventType",
     "Fail",
     "Health",
+    "Heartbeat",
     "IdempotencyConflict",
     "Json",
     "Key",
     "Keys",
+    "LeaseLost",
     "Listener",
     "LogPage",
     "NotTrusted",
+    "OnDependencyFailure",
+    "Options",
     "Permission",
+    "Plan",
     "Refusal",
+    "Release",
     "Report",
+    "Retry",
     "SigningKey",
     "StartupError",
     "Status",
@@ -86,6 +112,7 @@ __all__ = [
     "UpdateType",
     "Watch",
     "check_name",
+    "claim_of",
     "cursor",
     "history_range",
     "open_storage",
@@ -110,10 +137,13 @@ class Storage:
 
     pool: Pool
     feed: Feed
+    # Who waits for tasks to claim.
+    queues: Queues
     follower: Follower
     # The way to other processes; None says that there are none.
     link: Link | None
     writer: Writer
+    claimer: Claimer
     reader: Reader
     keys: Keys
     signing_keys: SigningKeys
@@ -190,28 +220,32 @@ async def open_storage(
         if not upgrade:
             await require(pool)
         feed = Feed()
+        queues = Queues()
         writer = Writer(
             pool,
             feed,
+            queues,
             # Each has a connection, and most must be the readers'.
             groups_max=GROUPS_MAX if connections_max > 2 * GROUPS_MAX else 1,
             group_commands_max=group_commands_max,
             waiting_commands_max=waiting_commands_max,
         )
         reader = Reader(pool)
-        follower = Follower(feed, reader)
+        follower = Follower(feed, reader, queues)
         link = _link(feed_url, follower)
         keys = Keys(pool)
         signing_keys = SigningKeys(pool, token_secrets)
         task_tokens = TaskTokens(signing_keys, keys)
-        storage = Storage(pool, feed, follower, link, writer, reader, keys, signing_keys, task_tokens)
+        claimer = Claimer(pool, writer.aftermath)
+        storage = Storage(pool, feed, queues, follower, link, writer, claimer, reader, keys, signing_keys, task_tokens)
         follower.start()
         try:
             if link is not None:
-                feed.announcer = link
+                feed.announcer = queues.announcer = link
                 await link.start()
             yield storage
         finally:
+            await storage.claimer.close()
             await storage.writer.close()
             if link is not None:
                 await link.close()

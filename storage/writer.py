@@ -11,13 +11,16 @@ from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
-from storage.commands import Command, size_of
+from storage.aftermath import Aftermath
+from storage.commands import Command, CreateMany, size_of
 from storage.committer import Committer, Entry, answer
 from storage.errors import OutcomeUnknown, Unavailable
 from storage.feed import Feed
+from storage.messenger import Messenger
 from storage.pool import Pool
+from storage.queues import Queues
 from storage.remembered import Remembered
 from storage.task import Task
 
@@ -36,6 +39,7 @@ class Writer:
         self,
         pool: Pool,
         feed: Feed,
+        queues: Queues,
         *,
         groups_max: int,
         group_commands_max: int,
@@ -51,9 +55,13 @@ class Writer:
         self._waiting_commands = 0
         self._waiting_bytes = 0
         self._closing = False
+        self.messenger = Messenger(self.submit)
+        """Who brings to tasks what became of others."""
         remembered = Remembered()
+        self.aftermath = Aftermath(feed, queues, remembered, self.messenger.bring)
+        """What follows each commit."""
         # Those that have no group; the one that had one last is next, because its connection is warm.
-        self._idle = [Committer(pool, feed, remembered, clock) for _ in range(groups_max)]
+        self._idle = [Committer(pool, feed, remembered, self.aftermath, clock) for _ in range(groups_max)]
         self._busy: set[Committer] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         # Whether one has been told to begin, and takes its group when all others have had their turn.
@@ -69,12 +77,24 @@ class Writer:
 
         Whoever goes away while waiting cancels nothing: the command is done, and nobody hears of it.
         """
+        task: Task | None = await self._take(command)
+        return task
+
+    async def create_many(self, command: CreateMany) -> tuple[Task, ...]:
+        """Create several tasks, all or none; a refusal says which of them it concerns."""
+        if not command.tasks:
+            return ()
+        tasks: tuple[Task, ...] = await self._take(command)
+        return tasks
+
+    def _take(self, command: Command | CreateMany) -> asyncio.Future[Any]:
+        """Put a command into the queue, and have it worked off."""
         if not self.alive:
             raise Unavailable("The server is shutting down; try again.")
         size = size_of(command)
         if self._waiting_commands >= self._waiting_commands_max or self._waiting_bytes + size > WAITING_BYTES_MAX:
             raise Unavailable(f"Too many changes are waiting to be written ({self._waiting_commands}); try again.")
-        future: asyncio.Future[Task | None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append(Entry(command, size, future))
         self._waiting_commands += 1
         self._waiting_bytes += size
@@ -83,11 +103,12 @@ class Writer:
             task = asyncio.create_task(self._run(self._idle.pop()), name="writer")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return await future
+        return future
 
     async def close(self) -> None:
         """Take no more commands, finish those that were accepted, and stop."""
         self._closing = True
+        await self.messenger.close()
         while self._tasks:
             # Whoever gives up waiting gives up nothing but waiting.
             await asyncio.wait(self._tasks)
@@ -131,15 +152,15 @@ class Writer:
         size = 0
         while self._waiting and len(group) < self._group_commands_max:
             entry = self._waiting[0]
-            held = self._held.get(entry.command.task_id)
-            if held is not None:
-                held.append(self._waiting.popleft())
+            if not self._held.keys().isdisjoint(entry.command.task_ids):
+                busy = next(task_id for task_id in entry.command.task_ids if task_id in self._held)
+                self._held[busy].append(self._waiting.popleft())
                 continue
             size += entry.size
             if group and size > GROUP_BYTES_MAX:
                 break
             group.append(self._waiting.popleft())
-            task_ids.add(entry.command.task_id)
+            task_ids.update(entry.command.task_ids)
             self._waiting_bytes -= entry.size
         self._waiting_commands -= len(group)
         self._held.update((task_id, []) for task_id in task_ids)
@@ -147,5 +168,5 @@ class Writer:
 
     def _release(self, group: list[Entry]) -> None:
         """Let go of a group's tasks; what waited for them is next."""
-        for task_id in {entry.command.task_id for entry in group}:
+        for task_id in {task_id for entry in group for task_id in entry.command.task_ids}:
             self._waiting.extendleft(reversed(self._held.pop(task_id)))
