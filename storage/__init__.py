@@ -57,6 +57,7 @@ from storage.reader import LogPage, Reader, TaskPage, cursor, history_range
 from storage.signing_keys import SigningKey, SigningKeys
 from storage.task import Event, EventType, Json, OnDependencyFailure, Plan, Status, Task, Update, UpdateType
 from storage.task_tokens import TASK_TOKEN_PREFIX, NotTrusted, TaskToken, TaskTokens, TokenScope
+from storage.timers import Timers
 from storage.watch import Watch
 from storage.writer import Writer
 
@@ -144,6 +145,8 @@ class Storage:
     link: Link | None
     writer: Writer
     claimer: Claimer
+    # None where others do what time makes due.
+    timers: Timers | None
     reader: Reader
     keys: Keys
     signing_keys: SigningKeys
@@ -198,12 +201,18 @@ async def open_storage(
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
     token_secrets: Sequence[str | None] = (),
+    timers: bool = False,
+    keep_finished_s: int | None = None,
 ) -> AsyncIterator[Storage]:
     """Open a database and work until the block ends; changes that were accepted are finished first.
 
     `feed_url` says how other processes on the same database are heard: a PostgreSQL that is reached directly, or
     `nats://…`. Without it there must be none. Task tokens are signed with the first of the `token_secrets` and verified
     with all of them; without a first, with keys that the database keeps.
+
+    With `timers`, this process is one of those of which one at a time does what time makes due; some process must be,
+    or nothing starts later, runs out or expires. Finished tasks that do not say so themselves are deleted after
+    `keep_finished_s`, or never.
 
     Its schema is brought up to date, or, without `upgrade`, must be so already.
     """
@@ -237,14 +246,21 @@ async def open_storage(
         signing_keys = SigningKeys(pool, token_secrets)
         task_tokens = TaskTokens(signing_keys, keys)
         claimer = Claimer(pool, writer.aftermath)
-        storage = Storage(pool, feed, queues, follower, link, writer, claimer, reader, keys, signing_keys, task_tokens)
+        timing = Timers(pool, writer, keep_finished_s=keep_finished_s) if timers else None
+        storage = Storage(
+            pool, feed, queues, follower, link, writer, claimer, timing, reader, keys, signing_keys, task_tokens
+        )
         follower.start()
         try:
             if link is not None:
                 feed.announcer = queues.announcer = link
                 await link.start()
+            if timing is not None:
+                timing.start()
             yield storage
         finally:
+            if timing is not None:
+                await timing.close()
             await storage.claimer.close()
             await storage.writer.close()
             if link is not None:

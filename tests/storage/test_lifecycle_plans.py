@@ -452,7 +452,6 @@ def check(task: Task | None, before: Task | None, now: datetime) -> None:
     assert task.seq - before.seq in (0, 1)
     assert task.updated_at >= before.updated_at
     if task.seq == before.seq:
-        unchanged = {"plan": None, "last_event": None}
-        assert task._replace(**unchanged) == before._replace(**unchanged)
+        assert task._replace(plan=None, last_event=None) == before._replace(plan=None, last_event=None)
     elif task.last_event is not None:
         assert (task.last_event.seq, task.last_event.timestamp) == (task.seq, task.updated_at)

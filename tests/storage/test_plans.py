@@ -7,7 +7,7 @@ from typing import Any, Final
 import asyncpg
 import pytest
 
-from storage import claimer, dependencies, group, keys, open_storage, reader
+from storage import claimer, dependencies, group, keys, open_storage, reader, timers
 from tests.postgres import execute
 
 ROWS: Final = 100_000
@@ -33,6 +33,9 @@ KEYED: Final[dict[str, tuple[str, Sequence[Any], list[str]]]] = {
     "take messages": (dependencies._TAKE, [IDS, IDS], [LINKS]),
     "tell those who wait": (dependencies._TELL, [IDS, IDS], [LINKS]),
     "mark those waited for": (dependencies._MARK, [IDS], [TASKS]),
+    "due": (timers._DUE, ["2027-01-01", 9], ["tasks_due_at"]),
+    "kept": (timers._KEPT, ["2027-01-01", 9], ["tasks_ended_at"]),
+    "ready": (reader._READY, ["q 1", 9], ["tasks_ready"]),
     "claim": (claimer.NEXT, ["q 1", 9], ["tasks_ready"]),
     "delete events": (group._DELETE_EVENTS, [IDS], [EVENTS]),
     "delete tasks": (group._DELETE_TASKS, [IDS], [TASKS]),
@@ -96,6 +99,16 @@ async def test_a_plan_that_was_made_while_the_tables_were_small_is_good_when_the
     # Or updated so: in the order in which they are sent, which is that of their keys.
     report = after[list(KEYED).index("report if seen")]
     assert re.search(r"Update on tasks\s+->  Nested Loop\s+->  Function Scan on \w+\s+->  Index Scan", report), report
+
+
+async def test_messages_that_nobody_has_taken_are_found_by_an_index_of_nothing_else(database: str) -> None:
+    await execute(database, FILL.format(1, ROWS))
+    async with open_storage(database, upgrade=False) as storage, storage.pool.connection() as connection:
+        for analyze in ("", "ANALYZE"):
+            await execute(database, analyze)
+            await connection.driver.execute(f"PREPARE statement_{len(analyze)} AS {dependencies.UNTAKEN}")
+            lines = await plan(connection.driver, len(analyze), [9])
+            assert SCAN.findall(lines) == [("Index Scan", "task_dependencies_untaken", "task_dependencies")], lines
 
 
 async def plan(driver: asyncpg.Connection, number: int, values: Sequence[Any]) -> str:
