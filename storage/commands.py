@@ -291,7 +291,8 @@ def size_of(command: Command | CreateMany) -> int:
     if isinstance(command, Create | Report):
         size += len(command.metadata_json or "")
     if isinstance(command, Create) and command.options is not None:
-        size += sum(map(len, (*command.options.tags, *command.options.depends_on)))
+        # Each task that is waited for is locked and linked, which is as much to do as for a command.
+        size += sum(map(len, (*command.options.tags, *command.depends_on))) + COMMAND_BYTES * len(command.depends_on)
     match command:
         case AddEvent(message=words) | Fail(error=words):
             size += len(words)

@@ -27,23 +27,27 @@ class Links:
 
     # The messages that the group has taken.
     taken: dict[Link, Outcome] = field(default_factory=dict)
-    # The links that it makes, with the outcomes that come in the same group.
-    made: dict[Link, Outcome | None] = field(default_factory=dict)
+    # The links that it makes, by the task that is waited for, with the outcomes that come in the same group.
+    made: dict[str, dict[str, Outcome | None]] = field(default_factory=dict)
     # The tasks that end or are deleted in it, and that others waited for before.
     over: dict[str, Outcome] = field(default_factory=dict)
 
+    def make(self, task_id: str, dependent_id: str) -> None:
+        """Write down that a task is waited for by another."""
+        self.made.setdefault(task_id, {})[dependent_id] = None
+
     def end(self, task_id: str, outcome: Outcome, *, depended_on: bool) -> None:
         """Write down that a task is over."""
-        for link, told in self.made.items():
-            if link[0] == task_id and told is None:
-                self.made[link] = outcome
+        for waits, told in self.made.get(task_id, {}).items():
+            if told is None:
+                self.made[task_id][waits] = outcome
         if depended_on:
             # A task of this ID that comes later in the group is another: nobody waited for it before.
             self.over.setdefault(task_id, outcome)
 
     def copy(self) -> "Links":
         """The same, to go back to."""
-        return Links(self.taken, dict(self.made), dict(self.over))
+        return Links(self.taken, {on: dict(waiting) for on, waiting in self.made.items()}, dict(self.over))
 
 
 async def take_messages(connection: Connection, settles: list[Settle]) -> dict[Link, Outcome]:
@@ -63,10 +67,10 @@ async def store_links(connection: Connection, links: Links) -> list[Settle]:
         told = await connection.run(_TELL, *zip(*sorted(links.over.items()), strict=True))
         messages += [Settle(task_id=waits, on=on, outcome=Outcome(outcome)) for on, waits, outcome in told]
     if links.made:
-        made = sorted(links.made.items())
-        await connection.run(_LINK, *zip(*((*link, outcome) for link, outcome in made), strict=True))
-        await connection.run(_MARK, sorted({on for (on, _), outcome in made if outcome is None}))
-        messages += [Settle(task_id=waits, on=on, outcome=told) for (on, waits), told in made if told is not None]
+        made = sorted((on, waits, told) for on, waiting in links.made.items() for waits, told in waiting.items())
+        await connection.run(_LINK, *zip(*made, strict=True))
+        await connection.run(_MARK, sorted({on for on, _, told in made if told is None}))
+        messages += [Settle(task_id=waits, on=on, outcome=told) for on, waits, told in made if told is not None]
     return messages
 
 

@@ -376,7 +376,8 @@ def _fold(row: _Row, command: Command, now: datetime, links: Links, rows: Mappin
     if others and task is not None and task.plan is not None and not task.status.final:
         lost = next((on for on in task.plan.blocked_by if others[on].final), None)
         if lost is None:
-            links.made.update(((on, task.task_id), None) for on in task.plan.blocked_by)
+            for on in task.plan.blocked_by:
+                links.make(on, task.task_id)
         else:
             # What it would wait for is over already, and was no success.
             task = _apply(row, Settle(task_id=task.task_id, on=lost, outcome=Outcome(others[lost])), now, links)

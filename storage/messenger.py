@@ -29,11 +29,12 @@ class Messenger:
         self._submit = submit
         self._waiting: deque[Settle] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     def bring(self, messages: Sequence[Settle]) -> None:
         """Bring these, as soon as may be."""
         self._waiting.extend(islice(messages, max(0, WAITING_MESSAGES_MAX - len(self._waiting))))
-        if self._task is None and self._waiting:
+        if self._task is None and self._waiting and not self._closed:
             self._task = asyncio.create_task(self._run(), name="messenger")
 
     async def brought(self) -> None:
@@ -42,7 +43,8 @@ class Messenger:
             await asyncio.wait({self._task})
 
     async def close(self) -> None:
-        """Bring no more."""
+        """Bring no more; the table keeps what is left."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})

@@ -88,7 +88,8 @@ async def test_a_plan_that_was_made_while_the_tables_were_small_is_good_when_the
     for (name, (_, _, indexes)), *plans in zip(KEYED.items(), after, analyzed, strict=True):
         for lines in plans:
             ways = [(way, index) for way, index, _ in SCAN.findall(lines)]
-            assert ways == [("Index Scan", index) for index in indexes], f"{name}:\n{lines}"
+            assert [index for _, index in ways] == indexes, f"{name}:\n{lines}"
+            assert {way for way, _ in ways} <= {"Index Scan", "Index Only Scan"}, f"{name}:\n{lines}"
             # What an index is asked for is the key; nothing is read and then thrown away.
             assert lines.count("Index Cond") == len(indexes), f"{name}:\n{lines}"
             assert "Filter: (task" not in lines, f"{name}:\n{lines}"
@@ -104,7 +105,7 @@ async def test_a_plan_that_was_made_while_the_tables_were_small_is_good_when_the
 async def test_messages_that_nobody_has_taken_are_found_by_an_index_of_nothing_else(database: str) -> None:
     await execute(database, FILL.format(1, ROWS))
     async with open_storage(database, upgrade=False) as storage, storage.pool.connection() as connection:
-        for analyze in ("", "ANALYZE"):
+        for analyze in ("SELECT 1", "ANALYZE"):
             await execute(database, analyze)
             await connection.driver.execute(f"PREPARE statement_{len(analyze)} AS {dependencies.UNTAKEN}")
             lines = await plan(connection.driver, len(analyze), [9])
