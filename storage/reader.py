@@ -43,6 +43,7 @@ from storage.limits import (
     TASKS_PAGE_MAX,
     check_name,
 )
+from storage.options import QUEUE_CHARACTERS_MAX
 from storage.pool import Pool, compiled
 from storage.tables import (
     EVENT_TYPES,
@@ -65,6 +66,8 @@ BATCH_EVENTS_MAX: Final = 20_000
 HISTORY_BATCH_EVENTS_MAX: Final = 600
 # Between two queries for subscribers who come. One who comes alone waits for nothing.
 RESUMPTIONS_APART_S: Final = 0.05
+# Whoever asks how many tasks are ready wants to know whether there is work, and roughly how much.
+READY_COUNTED_MAX: Final = 1_000
 # Message and metadata of the events in one answer: a chunk ends there, and a history is refused.
 EVENTS_BYTES_MAX: Final = 8 * 1024 * 1024
 
@@ -145,6 +148,12 @@ class Reader:
         """When these tasks were created, and the numbers of their latest events."""
         rows = await self._apart(self._pool.read(_POSITIONS, task_ids))
         return {task_id: (created_at, seq) for task_id, created_at, seq in rows}
+
+    async def ready(self, queue: str) -> int:
+        """How many tasks of a queue can be claimed; it is counted no further than to `READY_COUNTED_MAX`."""
+        check_name("queue", queue, QUEUE_CHARACTERS_MAX)
+        rows = await self._apart(self._pool.read(_READY, queue, READY_COUNTED_MAX))
+        return int(rows[0][0])
 
     async def page(self, first: int, after: str | None, statuses: Collection[Status] | None) -> TaskPage:
         """A page of the list: newest first, stable while tasks are created, as fast at its end as at its start."""
@@ -432,6 +441,13 @@ ON_CITUS: Final[Mapping[str, str]] = {
 }
 """What is said on Citus instead of a statement above."""
 
+_ready = (
+    select(literal_column("1").label("one"))
+    .where(tasks.c.queue == bindparam("queue", type_=Text), tasks.c.ready)
+    .limit(bindparam("limit"))
+    .subquery()
+)
+_READY: Final = compiled(select(func.count()).select_from(_ready), "queue", "limit")
 _count = select(func.count()).select_from(tasks)
 _COUNT: Final = compiled(_count)
 _COUNT_OF_STATUSES: Final = compiled(

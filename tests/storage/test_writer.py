@@ -282,6 +282,7 @@ async def test_times_do_not_run_backwards_when_the_clock_does(database: str) -> 
         writer = Writer(
             storage.pool,
             storage.feed,
+            storage.queues,
             groups_max=1,
             group_commands_max=10,
             waiting_commands_max=10,
