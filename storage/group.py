@@ -442,7 +442,7 @@ def _apply(
         row.changed = True
         if key[0] is not None:
             row.keys[key[0]] = key[1]
-        if task.status in FINAL:
+        if (before is None or task.status is not before.status) and task.status.final:
             links.end(task.task_id, Outcome(task.status), depended_on=row.depended_on)
     return task
 

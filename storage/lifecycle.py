@@ -333,8 +333,10 @@ def _moved(
         task.plan,
         event,
     )
+    if status is task.status:
+        return moved
     time = ENTERED_AT.get(status)
-    if status is task.status or time is None or getattr(task, time) is not None:
+    if time is None or getattr(task, time) is not None:
         return moved
     entered: dict[str, Any] = {time: now}
     return moved._replace(**entered)

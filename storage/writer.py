@@ -183,6 +183,7 @@ class Writer:
         """Take a group of what waits, and refuse what has waited too long; its tasks are held until it is released."""
         group: list[Entry] = []
         task_ids: set[str] = set()
+        held = self._held.keys()
         size = 0
         now = time.monotonic()
         late: list[Entry] = []
@@ -191,15 +192,16 @@ class Writer:
             if entry.came_at + self._wait_s < now:
                 late.append(self._waiting.popleft())
                 continue
-            if not self._held.keys().isdisjoint(entry.command.task_ids):
-                busy = next(task_id for task_id in entry.command.task_ids if task_id in self._held)
+            named = entry.command.task_ids
+            if not held.isdisjoint(named):
+                busy = next(task_id for task_id in named if task_id in held)
                 self._held[busy].append(self._waiting.popleft())
                 continue
             size += entry.size
             if group and size > GROUP_BYTES_MAX:
                 break
             group.append(self._waiting.popleft())
-            task_ids.update(entry.command.task_ids)
+            task_ids.update(named)
             self._waiting_bytes -= entry.size
         self._waiting_commands -= len(group)
         self._held.update((task_id, []) for task_id in task_ids)

@@ -137,13 +137,14 @@ async def test_reports_and_claims_at_once_leave_each_task_with_one_story(databas
             for start in range(0, 200, 20):
                 await submit(storage, *(note(task_id) for task_id in task_ids[start : start + 20]))
 
-        claims, *_ = await asyncio.gather(
+        await asyncio.gather(
             storage.claimer.claim("q", "w", limit=100),
             *(report() for _ in range(3)),
             storage.claimer.claim("q", "v", limit=100),
         )
-        assert claims is not None
-        assert len(claims) == 100
+        # Those that were locked by reports were left out.
+        await storage.claimer.claim("q", "w", limit=100)
+        await storage.claimer.claim("q", "w", limit=100)
         for task_id in task_ids:
             assert len(await messages(storage, task_id)) == 5
 
