@@ -26,6 +26,8 @@ class Action(StrEnum):
     TASK_CREATE = "task.create"
     TASK_CANCEL = "task.cancel"
     TASK_DELETE = "task.delete"
+    TASK_CREATE_MANY = "task.create_many"
+    TASK_DELETE_MANY = "task.delete_many"
     TASK_TOKEN_CREATE = "task_token.create"  # noqa: S105 - the name of an action
     API_KEY_CREATE = "api_key.create"
     API_KEY_REVOKE = "api_key.revoke"
@@ -33,7 +35,9 @@ class Action(StrEnum):
     SIGNING_KEY_REVOKE = "signing_key.revoke"
 
 
-def record(action: Action, *, actor: str | None, outcome: str = DONE, task_id: str | None = None, **facts: str) -> None:
+def record(
+    action: Action, *, actor: str | None, outcome: str = DONE, task_id: str | None = None, **facts: object
+) -> None:
     """Write one record. Its fields: action, actor, outcome, task_id, and the facts; None where there is none."""
     if not log.isEnabledFor(logging.INFO):
         return
@@ -49,14 +53,16 @@ def record(action: Action, *, actor: str | None, outcome: str = DONE, task_id: s
 
 
 @contextmanager
-def recorded(action: Action, viewer: Viewer, *, task_id: str, **facts: str) -> Iterator[None]:
-    """Record what comes of the block: done, or the code with which it is refused.
+def recorded(
+    action: Action, viewer: Viewer, *, task_id: str | None = None, **facts: object
+) -> Iterator[dict[str, object]]:
+    """Record what comes of the block: done, or the code with which it is refused; it may add facts.
 
     What somebody without a credential is refused is not recorded: anyone could fill the log with it.
     """
     outcome = DONE
     try:
-        yield
+        yield facts
     except Refusal as refusal:
         outcome = refusal.code
         raise
@@ -66,7 +72,8 @@ def recorded(action: Action, viewer: Viewer, *, task_id: str, **facts: str) -> I
     finally:
         if outcome == DONE or viewer.authenticated:
             # An ID that is refused for its length is no ID.
-            record(action, actor=viewer.name, outcome=outcome, task_id=task_id[:TASK_ID_CHARACTERS_MAX], **facts)
+            named = None if task_id is None else task_id[:TASK_ID_CHARACTERS_MAX]
+            record(action, actor=viewer.name, outcome=outcome, task_id=named, **facts)
 
 
 def person() -> str:

@@ -49,10 +49,10 @@ from storage.feed_nats import NatsLink
 from storage.feed_postgres import PostgresLink
 from storage.follower import Follower
 from storage.keys import Key, Keys, Permission
-from storage.limits import TASK_ID_CHARACTERS_MAX, check_name
+from storage.limits import CREATE_MANY_TASKS_MAX, REPORTS_MAX, TASK_ID_CHARACTERS_MAX, check_name, check_range
 from storage.link import Health, Link
 from storage.migrate import MIGRATION_WAIT_MS, current, head, migrate, require
-from storage.options import Options, Retry
+from storage.options import QUEUE_CHARACTERS_MAX, Options, Retry
 from storage.pool import Pool, open_pool
 from storage.queues import Queues
 from storage.reader import LogPage, Reader, TaskPage, cursor, history_range
@@ -64,6 +64,9 @@ from storage.watch import Watch
 from storage.writer import Writer
 
 __all__ = [
+    "CREATE_MANY_TASKS_MAX",
+    "QUEUE_CHARACTERS_MAX",
+    "REPORTS_MAX",
     "SHARDS",
     "SHARDS_MAX",
     "TASK_ID_CHARACTERS_MAX",
@@ -117,6 +120,7 @@ __all__ = [
     "UpdateType",
     "Watch",
     "check_name",
+    "check_range",
     "claim_of",
     "cursor",
     "distribute",

@@ -33,6 +33,8 @@ CLAIM_TASKS_MAX: Final = 100
 # Tasks that are created together, all or none.
 CREATE_MANY_TASKS_MAX: Final = 1_000
 CREATE_MANY_BYTES_MAX: Final = 8 * 1024 * 1024
+# Reports that are made together, each by itself.
+REPORTS_MAX: Final = 1_000
 # Events that one answer may hold.
 HISTORY_PAGE_MAX: Final = 1_000
 HISTORY_PAGE_DEFAULT: Final = 50

@@ -111,6 +111,8 @@ class Reader:
         )
         self._logs = Batches(self._load_logs)
         self._resumptions = Batches(self._load_logs, apart_s=RESUMPTIONS_APART_S)
+        # One queue at a time, counted once for all who ask meanwhile.
+        self._ready = Batches(self._load_ready, weight_max=1)
         # Reads that nothing can be batched with.
         self._under_way: set[asyncio.Task[Sequence[Any]]] = set()
 
@@ -152,8 +154,7 @@ class Reader:
     async def ready(self, queue: str) -> int:
         """How many tasks of a queue can be claimed; it is counted no further than to `READY_COUNTED_MAX`."""
         check_name("queue", queue, QUEUE_CHARACTERS_MAX)
-        rows = await self._apart(self._pool.read(_READY, queue, READY_COUNTED_MAX))
-        return int(rows[0][0])
+        return await self._ready.get(queue) or 0
 
     async def page(self, first: int, after: str | None, statuses: Collection[Status] | None) -> TaskPage:
         """A page of the list: newest first, stable while tasks are created, as fast at its end as at its start."""
@@ -179,7 +180,7 @@ class Reader:
 
     async def close(self) -> None:
         """Wait for what is under way."""
-        for batches in (self._tasks, self._single_events, self._slices, self._logs, self._resumptions):
+        for batches in (self._tasks, self._single_events, self._slices, self._logs, self._resumptions, self._ready):
             await batches.close()
         while self._under_way:
             await asyncio.wait(self._under_way)
@@ -190,6 +191,11 @@ class Reader:
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return await asyncio.shield(task)
+
+    async def _load_ready(self, queues: Sequence[str]) -> Mapping[str, int]:
+        (queue,) = queues
+        ((ready,),) = await self._pool.read(_READY, queue, READY_COUNTED_MAX)
+        return {queue: ready}
 
     async def _load_tasks(self, task_ids: Sequence[str]) -> Mapping[str, Task]:
         return {row[0]: task_of(row) for row in await self._pool.read(_TASKS, task_ids)}

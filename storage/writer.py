@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from datetime import UTC, datetime
 from itertools import chain
@@ -97,6 +97,21 @@ class Writer:
         """
         task: Task | None = await self._take(command)
         return task
+
+    async def submit_each(self, commands: Sequence[Command]) -> list[Task | BaseException | None]:
+        """Do what several commands ask, each by itself; return what came of each: its task, or why it was not done.
+
+        Those that come together are committed together, as far as groups have room.
+        """
+        taken: list[asyncio.Future[Any]] = []
+        try:
+            taken += map(self._take, commands)
+        except Unavailable as error:
+            # There was no room for this one and those after it.
+            refused: list[Task | BaseException | None] = [error] * (len(commands) - len(taken))
+        else:
+            refused = []
+        return [*await asyncio.gather(*taken, return_exceptions=True), *refused]
 
     async def create_many(self, command: CreateMany) -> tuple[Task, ...]:
         """Create several tasks, all or none; a refusal says which of them it concerns."""
