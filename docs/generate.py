@@ -23,12 +23,15 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 import graphql_api.errors  # noqa: F401 - the refusals that are listed are those of the modules that are loaded
+from graphql_api import batches
 from graphql_api.app import build_app
 from graphql_api.execution import complexity, documents, json
 from graphql_api.metrics import Serving, of_workers
 from graphql_api.settings import PREFIX, Settings
 from graphql_api.wire import http, websocket
 from storage import (
+    CREATE_MANY_TASKS_MAX,
+    REPORTS_MAX,
     AddEvent,
     Cancel,
     Command,
@@ -231,6 +234,8 @@ def limits() -> Iterator[str]:
         ("fragments that spread themselves", "none", validation),
         ("what an operation costs", "complexity_max", too_large),
         ("page of a list", complexity.PAGE_MAX, bad),
+        ("items of `createMany`, of `report`", _several(CREATE_MANY_TASKS_MAX, REPORTS_MAX), bad),
+        ("tasks that one `deleteMany` deletes", batches.DELETED_MAX, "the rest stays, until it is asked again"),
         ("time of a query", "query_timeout_ms", "`UNAVAILABLE`, 503"),
         ("levels of JSON, variables with it", json.LEVELS_MAX, bad),
         ("operations of an HTTP request", 1, f"{bad}: batches are not served"),
