@@ -11,7 +11,7 @@ import asyncio
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import Path
 from types import NoneType
@@ -23,6 +23,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 import graphql_api.errors  # noqa: F401 - the refusals that are listed are those of the modules that are loaded
+from graphql_api import batches
 from graphql_api.app import build_app
 from graphql_api.context import OPERATION_BYTES_MAX, OPERATION_EVENTS_MAX
 from graphql_api.execution import complexity, documents, json
@@ -30,6 +31,8 @@ from graphql_api.metrics import Serving, of_workers
 from graphql_api.settings import PREFIX, Settings
 from graphql_api.wire import http, websocket
 from storage import (
+    CREATE_MANY_TASKS_MAX,
+    REPORTS_MAX,
     AddEvent,
     Cancel,
     Command,
@@ -38,18 +41,25 @@ from storage import (
     EventType,
     Fail,
     Keys,
+    Options,
     Refusal,
+    Release,
+    Retry,
     Status,
     Storage,
     Task,
     UpdateProgress,
 )
+from storage.claimer import Claimer
+from storage.commands import Lease, Settle, Tick
 from storage.feed import Feed
 from storage.follower import Follower
 from storage.lifecycle import ENTERED_AT, TRANSITIONS, Move, decide
 from storage.pool import open_pool
+from storage.queues import Queues
 from storage.reader import Reader
 from storage.signing_keys import SigningKeys
+from storage.task import OnDependencyFailure, Outcome
 from storage.task_tokens import TaskTokens
 from storage.writer import Writer
 
@@ -61,9 +71,14 @@ _MUTATIONS: Final[Mapping[Move, str]] = {
     Move.NOTE: "`addEvent` without progress",
     Move.PROGRESS: "`updateProgress`, `addEvent` with progress",
     Move.COMPLETE: "`complete`",
-    Move.FAIL: "`fail`",
-    Move.CANCEL: "`cancel`",
+    Move.FAIL: "`fail`, with no attempt left",
+    Move.CANCEL: "`cancel`, or a dependency did not succeed",
+    Move.CLAIM: "`claim`",
+    Move.RELEASE: "`release`",
+    Move.RETRY: "`fail` or a lapsed lease, with attempts left",
+    Move.TIME_OUT: "expired, or a lapsed lease with no attempt left",
 }
+IGNORE: Final = OnDependencyFailure.IGNORE
 _TYPES: Final[Mapping[Any, str]] = {
     bool: "`true` or `false`",
     str: "text",
@@ -98,8 +113,16 @@ def diagram() -> Iterator[str]:
 
 
 def events() -> Iterator[str]:
-    """What each mutation writes, found by asking the rules."""
+    """What each mutation writes, and what time and other tasks do, found by asking the rules."""
     task = decide(None, Create(task_id="any"), _INSTANT)
+    proof = "t"
+    asked = Options(queue="q", depends_on=["a"], retry=Retry(max_attempts=2), on_dependency_failure=IGNORE)
+    dependent = decide(None, Create(task_id="any", options=asked), _INSTANT)
+    ready = decide(dependent, Settle(task_id="any", on="a", outcome=Outcome.SUCCESS), _INSTANT)
+    claimed = decide(ready, Lease(task_id="any", worker="w", token=proof, lease_s=60), _INSTANT)
+    expiring = decide(None, Create(task_id="any", options=Options(expires_at=_INSTANT)), _INSTANT)
+    strict = decide(None, Create(task_id="any", options=Options(depends_on=["a"])), _INSTANT)
+    later = _INSTANT + timedelta(minutes=2)
     assert task is not None
     samples: Sequence[tuple[str, Task | None, Command]] = [
         ("`create`", None, Create(task_id="any")),
@@ -108,24 +131,32 @@ def events() -> Iterator[str]:
         ("`complete`", task, Complete(task_id="any")),
         ("`fail`", task, Fail(task_id="any", error="e")),
         ("`cancel`", task, Cancel(task_id="any")),
+        ("`claim`", ready, Lease(task_id="any", worker="w", token=proof, lease_s=60)),
+        ("`release`", claimed, Release(task_id="any", token=proof)),
+        ("`fail` with attempts left", claimed, Fail(task_id="any", error="e")),
+        ("a lease that runs out", claimed, Tick(task_id="any")),
+        ("`expiresAt` passes", expiring, Tick(task_id="any")),
+        ("a dependency succeeds", dependent, Settle(task_id="any", on="a", outcome=Outcome.SUCCESS)),
+        ("a dependency fails, ignored", dependent, Settle(task_id="any", on="a", outcome=Outcome.FAILED)),
+        ("a dependency is deleted", strict, Settle(task_id="any", on="a", outcome=Outcome.DELETED)),
     ]
     own = {"m": "the caller's", "e": "the `error`"}
     rows = []
     for name, before, command in samples:
-        after = decide(before, command, _INSTANT)
+        after = decide(before, command, later)
         assert after is not None
         event = after.last_event
         assert event is not None
-        asked = isinstance(command, AddEvent)
+        added = isinstance(command, AddEvent)
         rows.append(
             [
                 name,
-                "the caller's" if asked else f"`{event.event_type}`",
+                "the caller's" if added else f"`{event.event_type}`",
                 own.get(event.message, f'"{event.message}"'),
-                "the caller's, if any" if asked else "none" if event.progress is None else str(event.progress),
+                "the caller's, if any" if added else "none" if event.progress is None else str(event.progress),
             ]
         )
-    yield from _table(["mutation", "`eventType`", "`message`", "`progress` of the event"], rows)
+    yield from _table(["what happens", "`eventType`", "`message`", "`progress` of the event"], rows)
 
 
 def times() -> Iterator[str]:
@@ -160,11 +191,15 @@ def metrics() -> Iterator[str]:
         statement_timeout_ms=1,
         lock_timeout_ms=1,
     )
-    feed, reader = Feed(), Reader(pool)
-    writer = Writer(pool, feed, groups_max=1, group_commands_max=1, waiting_commands_max=1, wait_s=1)
+    feed, queues, reader = Feed(), Queues(), Reader(pool)
+    follower = Follower(feed, reader, queues)
+    writer = Writer(pool, feed, queues, groups_max=1, group_commands_max=1, waiting_commands_max=1, wait_s=1)
+    claimer = Claimer(pool, writer.aftermath)
     keys, signing_keys = Keys(pool), SigningKeys(pool)
     task_tokens = TaskTokens(signing_keys, keys)
-    storage = Storage(pool, feed, Follower(feed, reader), None, writer, reader, keys, signing_keys, task_tokens)
+    storage = Storage(
+        pool, feed, queues, follower, None, writer, claimer, None, reader, keys, signing_keys, task_tokens
+    )
     serving = Serving(storage, build_app(Settings(), storage, asyncio.Event()))
     rows = [
         [
@@ -201,6 +236,8 @@ def limits() -> Iterator[str]:
         ("what an operation costs", "complexity_max", too_large),
         ("events that an operation reads, their bytes", _several(OPERATION_EVENTS_MAX, OPERATION_BYTES_MAX), too_large),
         ("page of a list", complexity.PAGE_MAX, bad),
+        ("items of `createMany`, of `report`", _several(CREATE_MANY_TASKS_MAX, REPORTS_MAX), bad),
+        ("tasks that one `deleteMany` deletes", batches.DELETED_MAX, "the rest stays, until it is asked again"),
         ("time of a query", "query_timeout_ms", "`UNAVAILABLE`, 503"),
         ("levels of JSON, variables with it", json.LEVELS_MAX, bad),
         ("operations of an HTTP request", 1, f"{bad}: batches are not served"),

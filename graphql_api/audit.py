@@ -30,6 +30,8 @@ class Action(StrEnum):
     TASK_CREATE = "task.create"
     TASK_CANCEL = "task.cancel"
     TASK_DELETE = "task.delete"
+    TASK_CREATE_MANY = "task.create_many"
+    TASK_DELETE_MANY = "task.delete_many"
     TASK_TOKEN_CREATE = "task_token.create"  # noqa: S105 - the name of an action
     API_KEY_CREATE = "api_key.create"
     API_KEY_REVOKE = "api_key.revoke"
@@ -37,7 +39,9 @@ class Action(StrEnum):
     SIGNING_KEY_REVOKE = "signing_key.revoke"
 
 
-def record(action: Action, *, actor: str | None, outcome: str = DONE, task_id: str | None = None, **facts: str) -> None:
+def record(
+    action: Action, *, actor: str | None, outcome: str = DONE, task_id: str | None = None, **facts: object
+) -> None:
     """Write one record: the action, by whom, what came of it, the task if it is about one, and the facts."""
     if log.isEnabledFor(logging.INFO):
         about = {} if task_id is None else {"task_id": task_id}
@@ -46,14 +50,16 @@ def record(action: Action, *, actor: str | None, outcome: str = DONE, task_id: s
 
 
 @contextmanager
-def recorded(action: Action, viewer: Viewer, *, task_id: str, **facts: str) -> Iterator[None]:
-    """Record what comes of the block: done, abandoned, or the code with which it is refused.
+def recorded(
+    action: Action, viewer: Viewer, *, task_id: str | None = None, **facts: object
+) -> Iterator[dict[str, object]]:
+    """Record what comes of the block: done, abandoned, or the code with which it is refused; it may add facts.
 
     What somebody without a credential is refused is not recorded: anyone could fill the log with it.
     """
     outcome = DONE
     try:
-        yield
+        yield facts
     except Refusal as refusal:
         outcome = refusal.code
         raise
@@ -66,9 +72,10 @@ def recorded(action: Action, viewer: Viewer, *, task_id: str, **facts: str) -> I
     finally:
         if outcome == DONE or viewer.authenticated:
             # An ID that is refused for its length is no ID.
+            named = None if task_id is None else task_id[:TASK_ID_CHARACTERS_MAX]
             if viewer.credential is not None:
                 facts["credential"] = viewer.credential
-            record(action, actor=viewer.name, outcome=outcome, task_id=task_id[:TASK_ID_CHARACTERS_MAX], **facts)
+            record(action, actor=viewer.name, outcome=outcome, task_id=named, **facts)
 
 
 def person() -> str:

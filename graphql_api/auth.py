@@ -5,7 +5,7 @@ is an error even where none is needed: whoever sends one believes that it works.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from graphql_api.errors import Expired, Forbidden, Unauthenticated
@@ -46,6 +46,8 @@ class Viewer:
     on_task: frozenset[Permission] = frozenset()
     # The public half of the API key.
     key_id: str | None = None
+    # What the credential gives, without what everybody may.
+    own: frozenset[Permission] = frozenset()
 
     def require(self, permission: Permission, task_id: str | None = None) -> None:
         """Refuse what the viewer may not do; name the task, where it is about one."""
@@ -66,6 +68,11 @@ class Viewer:
             f"This needs a credential with the permission {permission}: "
             'an API key or a token, as "Authorization: Bearer …".'
         )
+
+    def require_own(self, permission: Permission) -> None:
+        """Refuse what the viewer's own credential does not give, on all tasks, whatever everybody may."""
+        if permission not in self.own:
+            replace(self, permissions=frozenset()).require(permission)
 
     @property
     def may(self) -> list[Permission]:
@@ -135,14 +142,16 @@ class Doorkeeper:
             return await self._holder_of_task_token(credential)
         claims = await self._tokens.verify(credential)
         known = {Permission(word) for word in claims.permissions if word in Permission.__members__}
-        viewer = Viewer(claims.subject, authenticated=True, permissions=self._with(frozenset(known)))
+        own = _all_of(frozenset(known))
+        viewer = Viewer(claims.subject, authenticated=True, permissions=own | self._anyone, own=own)
         return viewer, claims.good_until
 
     async def _holder_of_key(self, credential: str) -> Viewer:
         key = await self._keys.find(credential)
         if key is None:
             raise Unauthenticated("The API key is unknown or was revoked.")
-        return Viewer(key.name, authenticated=True, permissions=self._with(key.permissions), key_id=key.key_id)
+        own = _all_of(key.permissions)
+        return Viewer(key.name, authenticated=True, permissions=own | self._anyone, key_id=key.key_id, own=own)
 
     async def _holder_of_task_token(self, credential: str) -> tuple[Viewer, float]:
         try:
@@ -161,7 +170,6 @@ class Doorkeeper:
         )
         return viewer, token.good_until
 
-    def _with(self, permissions: frozenset[Permission]) -> frozenset[Permission]:
-        if Permission.ADMIN in permissions:
-            return frozenset(Permission)
-        return permissions | self._anyone
+
+def _all_of(permissions: frozenset[Permission]) -> frozenset[Permission]:
+    return frozenset(Permission) if Permission.ADMIN in permissions else permissions

@@ -87,7 +87,7 @@ def present(error: GraphQLError, own_code: str = BadInput.code, *, suggestions: 
         shown["path"] = error.path
     original = _original(error)
     if isinstance(original, Refusal):
-        shown["extensions"] = {"code": original.code, **original.extensions}
+        shown["extensions"] = _facts(original)
     elif original is None:
         shown["extensions"] = {"code": code_of(error, own_code)}
     else:
@@ -126,8 +126,14 @@ def refusal(error: Exception) -> dict[str, Any]:
     """An error that has no place in a document, as the client sees it."""
     told[error.code if isinstance(error, Refusal) else INTERNAL] += 1
     if isinstance(error, Refusal):
-        return {"message": _sendable(str(error)), "extensions": {"code": error.code, **error.extensions}}
+        return {"message": _sendable(str(error)), "extensions": _facts(error)}
     return _mask(error, None)
+
+
+def _facts(refused: Refusal) -> dict[str, Any]:
+    """The code of a refusal and what a client can act on."""
+    which = {} if refused.index is None else {"index": refused.index}
+    return {"code": refused.code, **which, **refused.extensions}
 
 
 def _sendable(message: str) -> str:

@@ -1,4 +1,4 @@
-"""What can be done: each mutation is one command."""
+"""What can be done: each mutation here is one command; those of `batches` are many, and `leases` has the workers'."""
 
 from typing import Annotated
 
@@ -8,8 +8,11 @@ from strawberry.scalars import JSON
 
 import storage
 from graphql_api.audit import Action, recorded
+from graphql_api.batches import create_many, delete_many, report
 from graphql_api.context import Info
+from graphql_api.leases import LeaseToken, claim, heartbeat, release
 from graphql_api.logs import bind_task
+from graphql_api.options import TaskOptions, options_of
 from graphql_api.queries import TaskId
 from graphql_api.types import EventInput, IssuedTaskToken, Task, given
 from storage import (
@@ -62,6 +65,9 @@ async def _create(
         int | None, strawberry.argument(description="How far it has come, 0 to 100. A SUCCESS has 100.")
     ] = 0,
     metadata: Metadata = UNSET,
+    options: Annotated[
+        TaskOptions | None, strawberry.argument(description="What it is asked for beside being reported on.")
+    ] = UNSET,
 ) -> storage.Task:
     """Create a task."""
     viewer = info.context.viewer
@@ -75,6 +81,7 @@ async def _create(
                 progress=progress or 0,
                 metadata=given(metadata),
                 created_by=viewer.name,
+                options=options_of(options or None),
             ),
         )
 
@@ -84,6 +91,7 @@ async def _add_event(
     task_id: TaskId,
     event: Annotated[EventInput, strawberry.argument(description="The event.")],
     idempotency_key: IdempotencyKey = UNSET,
+    token: LeaseToken = UNSET,
 ) -> storage.Task:
     """Write an event."""
     viewer = info.context.viewer
@@ -98,29 +106,46 @@ async def _add_event(
             metadata=given(event.metadata),
             idempotency_key=given(idempotency_key),
             actor=viewer.name,
+            token=given(token),
         ),
     )
 
 
 async def _update_progress(
-    info: Info, task_id: TaskId, progress: Progress, idempotency_key: IdempotencyKey = UNSET
+    info: Info, task_id: TaskId, progress: Progress, idempotency_key: IdempotencyKey = UNSET, token: LeaseToken = UNSET
 ) -> storage.Task:
     viewer = info.context.viewer
     viewer.require(Permission.REPORT, task_id)
     return await _change(
         info,
-        UpdateProgress(task_id=task_id, progress=progress, idempotency_key=given(idempotency_key), actor=viewer.name),
+        UpdateProgress(
+            task_id=task_id,
+            progress=progress,
+            idempotency_key=given(idempotency_key),
+            actor=viewer.name,
+            token=given(token),
+        ),
     )
 
 
 async def _complete(
-    info: Info, task_id: TaskId, metadata: Metadata = UNSET, idempotency_key: IdempotencyKey = UNSET
+    info: Info,
+    task_id: TaskId,
+    metadata: Metadata = UNSET,
+    idempotency_key: IdempotencyKey = UNSET,
+    token: LeaseToken = UNSET,
 ) -> storage.Task:
     viewer = info.context.viewer
     viewer.require(Permission.REPORT, task_id)
     return await _change(
         info,
-        Complete(task_id=task_id, metadata=given(metadata), idempotency_key=given(idempotency_key), actor=viewer.name),
+        Complete(
+            task_id=task_id,
+            metadata=given(metadata),
+            idempotency_key=given(idempotency_key),
+            actor=viewer.name,
+            token=given(token),
+        ),
     )
 
 
@@ -130,6 +155,7 @@ async def _fail(
     error: Annotated[str, strawberry.argument(description="What went wrong, in words; at most 64 KB.")],
     metadata: Metadata = UNSET,
     idempotency_key: IdempotencyKey = UNSET,
+    token: LeaseToken = UNSET,
 ) -> storage.Task:
     """End a task in FAILED."""
     viewer = info.context.viewer
@@ -142,12 +168,17 @@ async def _fail(
             metadata=given(metadata),
             idempotency_key=given(idempotency_key),
             actor=viewer.name,
+            token=given(token),
         ),
     )
 
 
 async def _cancel(
-    info: Info, task_id: TaskId, metadata: Metadata = UNSET, idempotency_key: IdempotencyKey = UNSET
+    info: Info,
+    task_id: TaskId,
+    metadata: Metadata = UNSET,
+    idempotency_key: IdempotencyKey = UNSET,
+    token: LeaseToken = UNSET,
 ) -> storage.Task:
     viewer = info.context.viewer
     with recorded(Action.TASK_CANCEL, viewer, task_id=task_id):
@@ -155,7 +186,11 @@ async def _cancel(
         return await _change(
             info,
             Cancel(
-                task_id=task_id, metadata=given(metadata), idempotency_key=given(idempotency_key), actor=viewer.name
+                task_id=task_id,
+                metadata=given(metadata),
+                idempotency_key=given(idempotency_key),
+                actor=viewer.name,
+                token=given(token),
             ),
         )
 
@@ -210,7 +245,10 @@ class Mutation:
         resolver=_complete, description="Report that a task succeeded. It is final. Needs REPORT.", graphql_type=Task
     )
     fail = strawberry.mutation(
-        resolver=_fail, description="Report that a task failed. It is final. Needs REPORT.", graphql_type=Task
+        resolver=_fail,
+        description="Report that a task failed. With attempts left it is PENDING again, until `nextAttemptAt`; "
+        "without, it is final. Needs REPORT.",
+        graphql_type=Task,
     )
     cancel = strawberry.mutation(
         resolver=_cancel,
@@ -220,6 +258,12 @@ class Mutation:
     delete = strawberry.mutation(
         resolver=_delete, description="Remove a task with its history; returns its ID. Needs DELETE."
     )
+    create_many = create_many
+    report = report
+    delete_many = delete_many
+    claim = claim
+    heartbeat = heartbeat
+    release = release
     create_task_token = strawberry.mutation(
         resolver=_create_task_token,
         description="Make a credential for one task alone, for a viewer or a worker who has no other. Needs CREATE.",

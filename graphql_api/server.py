@@ -43,6 +43,7 @@ BACKLOG: Final = 2_048
 GARBAGE_OBJECTS_MAX: Final = 20_000
 # How long the event loop waits for a thread that is at work, each time that it has waited for the network.
 TURN_OF_A_THREAD_S: Final = 0.0002
+DAY_S: Final = 24 * 3_600
 # From the signal to the end of the process, whatever does not answer.
 EXIT_WITHIN_S: Final = 9.5
 # How long a scrape of the metrics waits for workers; who is later is left out, and counted as not there.
@@ -63,9 +64,9 @@ async def open_database(settings: Settings, *, role: Literal["server", "command"
 
 @asynccontextmanager
 async def open_configured_storage(
-    settings: Settings, url: str, *, feed_url: str | None = None
+    settings: Settings, url: str, *, feed_url: str | None = None, timers: bool = False
 ) -> AsyncIterator[Storage]:
-    """The storage with the bounds that the settings name."""
+    """The storage with the bounds that the settings name; with the timers, where it serves."""
     async with open_storage(
         url,
         upgrade=settings.migrate_on_start,
@@ -80,6 +81,8 @@ async def open_configured_storage(
             None if secret is None else secret.get_secret_value()
             for secret in (settings.task_token_secret, settings.task_token_secret_previous)
         ],
+        timers=timers,
+        keep_finished_s=None if settings.keep_finished_days is None else settings.keep_finished_days * DAY_S,
     ) as storage:
         yield storage
 
@@ -102,7 +105,7 @@ async def serve(settings: Settings) -> None:
             else:
                 async with (
                     _traces(settings) as traces,
-                    open_configured_storage(settings, url, feed_url=_feed_url(settings, url)) as storage,
+                    open_configured_storage(settings, url, feed_url=_feed_url(settings, url), timers=True) as storage,
                 ):
                     await _serve(settings, storage, traces, listener, metrics_listener, stop)
     log.info("Stopped")
@@ -216,7 +219,7 @@ async def _work_until_asked(line: socket.socket, settings: Settings, url: str, l
         migrated = settings.model_copy(update={"migrate_on_start": False})
         async with (
             _traces(settings) as traces,
-            open_configured_storage(migrated, url, feed_url=_feed_url(settings, url)) as storage,
+            open_configured_storage(migrated, url, feed_url=_feed_url(settings, url), timers=True) as storage,
         ):
             app = build_app(settings, storage, stop.begun, traces)
             server = Server(_uvicorn_config(settings, app))

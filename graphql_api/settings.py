@@ -132,6 +132,14 @@ class Settings(BaseSettings):
         description="Changes that may wait to be written; more are refused with UNAVAILABLE.",
     )
 
+    keep_finished_days: int | None = Field(
+        default=None,
+        ge=1,
+        le=36_500,
+        description="How many days tasks are kept after their end, unless their own `keepForSeconds` says otherwise; "
+        "then they are deleted with their history. Without it they are kept for good.",
+    )
+
     access: Access = Field(
         default=Access.OPEN,
         description="What needs no credential: `open` reading and reporting by task ID, `keyed` reading by task ID, "

@@ -7,6 +7,7 @@ from strawberry import UNSET
 
 import storage
 from graphql_api.context import Info
+from graphql_api.leases import queue_ready
 from graphql_api.logs import bind_task
 from graphql_api.queries import TaskId
 from graphql_api.types import TaskUpdate, given
@@ -40,3 +41,4 @@ class Subscription:
         "when the task ends or is deleted. Needs READ.",
         graphql_type=TaskUpdate,
     )
+    queue_ready = queue_ready

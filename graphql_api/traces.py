@@ -30,7 +30,7 @@ from graphql_api.execution.http import GraphQLOverHTTP
 from graphql_api.execution.plan import Plan, Plans, RequestRefused, Stream
 from graphql_api.wire.headers import Headers, read_headers
 from graphql_api.wire.http import Answer
-from storage import Command, Refusal, Update
+from storage import Command, CreateMany, Refusal, Update
 
 # How long the end of the program waits for the last spans to be sent.
 FLUSH_WITHIN_S: Final = 2.0
@@ -98,12 +98,15 @@ class Traces:
 
     # What the storage tells.
 
-    def change(self, command: Command, outcome: asyncio.Future[Any]) -> Span | None:
+    def change(self, command: Command | CreateMany, outcome: asyncio.Future[Any]) -> Span | None:
         """A command was taken."""
         if not get_current_span().is_recording():
             return None
+        task_ids = command.task_ids
+        of: dict[str, str | int] = {"spectral.tasks": len(task_ids)}
         span = self._tracer.start_span(
-            f"change {type(command).__name__}", attributes={"spectral.task_id": command.task_id}
+            f"change {type(command).__name__}",
+            attributes={"spectral.task_id": task_ids[0]} if len(task_ids) == 1 else of,
         )
         outcome.add_done_callback(lambda done: _end(span, done))
         return span

@@ -18,7 +18,21 @@ from strawberry.types.scalar import ScalarDefinition
 import storage
 from graphql_api.auth import Viewer
 from graphql_api.context import Info
-from storage import EventType, Permission, Status, TaskPage, TokenScope, UpdateType, cursor, history_range
+from storage import (
+    BadInput,
+    EventType,
+    OnDependencyFailure,
+    Permission,
+    Status,
+    TaskPage,
+    TokenScope,
+    UpdateType,
+    cursor,
+    history_range,
+)
+
+# As much of a wrong value as an error quotes.
+QUOTED_CHARACTERS_MAX: Final = 64
 
 
 def given(value: Any) -> Any:
@@ -31,12 +45,25 @@ def _utc(value: datetime) -> datetime:
     return value if value.tzinfo is UTC else value.astimezone(UTC)
 
 
+def _instant(value: Any) -> datetime:
+    """The instant that a client means. One without an offset would mean another on each machine."""
+    try:
+        instant = datetime.fromisoformat(value)
+        if instant.tzinfo is not None:
+            return instant.astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    got = repr(value) if isinstance(value, str) and len(value) < QUOTED_CHARACTERS_MAX else "something else"
+    raise BadInput(f"A DateTime must be ISO 8601 with an offset, like 2026-11-20T09:30:00Z, got {got}.")
+
+
 SCALARS: Final[dict[object, ScalarDefinition]] = {
     datetime: strawberry.scalar(
         name="DateTime",
         description="An instant in UTC, as ISO 8601 with microseconds: `2026-11-20T09:30:00.123456Z`.",
         specified_by_url="https://scalars.graphql.org/andimarek/date-time",
         serialize=_utc,
+        parse_value=_instant,
     ),
     JSON: strawberry.scalar(
         name="JSON",
@@ -60,11 +87,11 @@ _enum(
     "TaskStatus",
     "Where a task is in its life. SUCCESS, FAILED and CANCELED are final.",
     {
-        "PENDING": "Created; nobody has reported progress yet.",
+        "PENDING": "Created, or given back, or to be tried again; nobody is at work on it.",
         "IN_PROGRESS": "Progress was reported, and the task has not ended.",
         "SUCCESS": "Ended by `complete`. Final.",
-        "FAILED": "Ended by `fail`; the error is the message of the last event. Final.",
-        "CANCELED": "Ended by `cancel`. Final.",
+        "FAILED": "Ended by `fail`, or because its time or its attempts were spent; the last event says why. Final.",
+        "CANCELED": "Ended by `cancel`, or because a task on which it depends did not succeed. Final.",
     },
 )
 _enum(
@@ -76,6 +103,15 @@ _enum(
         "PROGRESS": "How far the work has come.",
         "ERROR": "Something went wrong; `fail` and `cancel` write one too.",
         "SUCCESS": "Something succeeded; `complete` writes one too.",
+    },
+)
+_enum(
+    OnDependencyFailure,
+    "OnDependencyFailure",
+    "What becomes of a task when one on which it depends fails, is canceled or is deleted.",
+    {
+        "CANCEL": "It is canceled, too.",
+        "IGNORE": "It no longer waits for that one.",
     },
 )
 _enum(
@@ -166,6 +202,20 @@ async def _history(
     return await info.context.events(task.task_id, first_seq, last_seq)
 
 
+def _of_plan(name: str, type_: Any, without: Any, description: str) -> Any:
+    """A field of a task's plan; tasks that were created without options have none."""
+
+    def resolve(task: strawberry.Parent[storage.Task]) -> Any:
+        return without if task.plan is None else getattr(task.plan, name)
+
+    return strawberry.field(resolver=resolve, graphql_type=type_, description=description)
+
+
+def _stale(task: strawberry.Parent[storage.Task]) -> bool:
+    plan = task.plan
+    return plan is not None and plan.lease_expires_at is not None and plan.lease_expires_at < datetime.now(UTC)
+
+
 @strawberry.type(description="A long-running task.")
 class Task:
     """A task; the value is a ``storage.Task``."""
@@ -195,6 +245,29 @@ class Task:
     completed_at: datetime | None = strawberry.field(description="When it succeeded.")
     failed_at: datetime | None = strawberry.field(description="When it failed.")
     canceled_at: datetime | None = strawberry.field(description="When it was canceled.")
+    tags = _of_plan("tags", list[str], (), "Words to find it by, as given at creation.")
+    queue = _of_plan("queue", str | None, None, "The queue from which workers claim it; null: nobody can.")
+    priority = _of_plan("priority", int, 0, "Higher ones are claimed first.")
+    start_at = _of_plan("start_at", datetime | None, None, "It is not claimed before.")
+    depends_on = _of_plan("depends_on", list[strawberry.ID], (), "The tasks on which it depends.")
+    blocked_by = _of_plan("blocked_by", list[strawberry.ID], (), "Those of `dependsOn` that have not succeeded.")
+    attempt = _of_plan(
+        "attempt", int, 0, "The number of the attempt that is made, or was made last; 0 before the first."
+    )
+    max_attempts = _of_plan("max_attempts", int, 1, "How often it is tried.")
+    next_attempt_at = _of_plan(
+        "next_attempt_at", datetime | None, None, "After an attempt that failed: the next is not claimed before."
+    )
+    worker = _of_plan("worker", str | None, None, "Who has claimed it, while the lease holds.")
+    lease_expires_at = _of_plan("lease_expires_at", datetime | None, None, "When the lease runs out.")
+    stale = strawberry.field(
+        resolver=_stale,
+        description="Whether its lease has run out and nothing was made of that yet, as of the moment of reading.",
+    )
+    expires_at = _of_plan("expires_at", datetime | None, None, "It fails if it has not ended by then.")
+    delete_at = _of_plan(
+        "delete_at", datetime | None, None, "When it will be deleted, once it has ended, if its options say so."
+    )
 
 
 @strawberry.type(description="What a subscriber is sent: one message for each commit that touched the task.")

@@ -16,11 +16,26 @@ from functools import partial
 from typing import Final
 
 from storage.citus import CITUS, SHARDS, SHARDS_MAX, distribute, is_distributed
-from storage.commands import AddEvent, Cancel, Command, Complete, Create, Delete, Fail, Report, UpdateProgress
+from storage.claimer import Claim, Claimer, claim_of
+from storage.commands import (
+    AddEvent,
+    Cancel,
+    Command,
+    Complete,
+    Create,
+    CreateMany,
+    Delete,
+    Fail,
+    Heartbeat,
+    Release,
+    Report,
+    UpdateProgress,
+)
 from storage.database import explain, open_engine
 from storage.errors import (
     BadInput,
     IdempotencyConflict,
+    LeaseLost,
     Refusal,
     StartupError,
     TaskAlreadyExists,
@@ -34,18 +49,24 @@ from storage.feed_nats import NatsLink
 from storage.feed_postgres import PostgresLink
 from storage.follower import Follower
 from storage.keys import Key, Keys, Permission
-from storage.limits import TASK_ID_CHARACTERS_MAX, check_name
+from storage.limits import CREATE_MANY_TASKS_MAX, REPORTS_MAX, TASK_ID_CHARACTERS_MAX, check_name, check_range
 from storage.link import Health, Link
 from storage.migrate import MIGRATION_WAIT_MS, current, head, migrate, require
+from storage.options import QUEUE_CHARACTERS_MAX, Options, Retry
 from storage.pool import Pool, open_pool
+from storage.queues import Queues
 from storage.reader import LogPage, Reader, TaskPage, cursor, history_range
 from storage.signing_keys import SigningKey, SigningKeys
-from storage.task import Event, EventType, Json, Status, Task, Update, UpdateType
+from storage.task import Event, EventType, Json, OnDependencyFailure, Plan, Status, Task, Update, UpdateType
 from storage.task_tokens import TASK_TOKEN_PREFIX, HasExpired, NotTrusted, TaskToken, TaskTokens, TokenScope
+from storage.timers import Timers
 from storage.watch import Watch
 from storage.writer import Writer
 
 __all__ = [
+    "CREATE_MANY_TASKS_MAX",
+    "QUEUE_CHARACTERS_MAX",
+    "REPORTS_MAX",
     "SHARDS",
     "SHARDS_MAX",
     "TASK_ID_CHARACTERS_MAX",
@@ -53,25 +74,34 @@ __all__ = [
     "AddEvent",
     "BadInput",
     "Cancel",
+    "Claim",
     "Command",
     "Complete",
     "Create",
+    "CreateMany",
     "Delete",
     "Event",
     "EventType",
     "Fail",
     "HasExpired",
     "Health",
+    "Heartbeat",
     "IdempotencyConflict",
     "Json",
     "Key",
     "Keys",
+    "LeaseLost",
     "Listener",
     "LogPage",
     "NotTrusted",
+    "OnDependencyFailure",
+    "Options",
     "Permission",
+    "Plan",
     "Refusal",
+    "Release",
     "Report",
+    "Retry",
     "SigningKey",
     "StartupError",
     "Status",
@@ -91,6 +121,8 @@ __all__ = [
     "UpdateType",
     "Watch",
     "check_name",
+    "check_range",
+    "claim_of",
     "cursor",
     "distribute",
     "history_range",
@@ -116,10 +148,15 @@ class Storage:
 
     pool: Pool
     feed: Feed
+    # Who waits for tasks to claim.
+    queues: Queues
     follower: Follower
     # The way to other processes; None says that there are none.
     link: Link | None
     writer: Writer
+    claimer: Claimer
+    # None where others do what time makes due.
+    timers: Timers | None
     reader: Reader
     keys: Keys
     signing_keys: SigningKeys
@@ -174,12 +211,18 @@ async def open_storage(
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
     task_token_secrets: Sequence[str | None] = (),
+    timers: bool = False,
+    keep_finished_s: int | None = None,
 ) -> AsyncIterator[Storage]:
     """Open a database and work until the block ends; changes that were accepted are finished first.
 
     `feed_url` says how other processes on the same database are heard: a PostgreSQL that is reached directly, or
     `nats://…`. Without it there must be none. Task tokens are signed with the first of the `task_token_secrets` and
     verified with all of them; without a first, with keys that the database keeps.
+
+    With `timers`, this process is one of those of which one at a time does what time makes due; some process must be,
+    or nothing starts later, runs out or expires. Finished tasks that do not say so themselves are deleted after
+    `keep_finished_s`, or never.
 
     Its schema is brought up to date, or, without `upgrade`, must be so already.
     """
@@ -201,9 +244,11 @@ async def open_storage(
             await pool.close()
             pool = open_(CITUS)
         feed = Feed()
+        queues = Queues()
         writer = Writer(
             pool,
             feed,
+            queues,
             # Each has a connection, and most must be the readers'.
             groups_max=GROUPS_MAX if connections_max > 2 * GROUPS_MAX else 1,
             group_commands_max=group_commands_max,
@@ -211,19 +256,28 @@ async def open_storage(
             wait_s=pool_wait_s,
         )
         reader = Reader(pool)
-        follower = Follower(feed, reader)
+        follower = Follower(feed, reader, queues)
         link = _link(feed_url, follower)
         keys = Keys(pool)
         signing_keys = SigningKeys(pool, task_token_secrets)
         task_tokens = TaskTokens(signing_keys, keys)
-        storage = Storage(pool, feed, follower, link, writer, reader, keys, signing_keys, task_tokens)
+        claimer = Claimer(pool, writer.aftermath)
+        timing = Timers(pool, writer, keep_finished_s=keep_finished_s) if timers else None
+        storage = Storage(
+            pool, feed, queues, follower, link, writer, claimer, timing, reader, keys, signing_keys, task_tokens
+        )
         follower.start()
         try:
             if link is not None:
-                feed.announcer = link
+                feed.announcer = queues.announcer = link
                 await link.start()
+            if timing is not None:
+                timing.start()
             yield storage
         finally:
+            if timing is not None:
+                await timing.close()
+            await storage.claimer.close()
             await storage.writer.close()
             if link is not None:
                 await link.close()

@@ -9,7 +9,7 @@ from typing import Final
 
 import asyncpg
 
-from storage import group, reader
+from storage import dependencies, group, reader
 from storage.database import explain
 from storage.errors import StartupError
 from storage.migrate import MIGRATION_LOCK, MIGRATION_WAIT_MS, explained, require
@@ -35,7 +35,7 @@ CITUS: Final = Dialect(
     # Settings of a session do not reach the workers; what is SET LOCAL can.
     repeated=("lock_timeout", "synchronous_commit"),
     passing_on="SET LOCAL citus.propagate_set_commands = 'local'",
-    instead={**group.ON_CITUS, **reader.ON_CITUS},
+    instead={**group.ON_CITUS, **dependencies.ON_CITUS, **reader.ON_CITUS},
     distributed=True,
 )
 
@@ -49,9 +49,12 @@ _OTHERS: Final = (
 _STATEMENTS: Final = (
     "SELECT create_distributed_table('tasks', 'task_id', shard_count := {shards})",
     "SELECT create_distributed_table('task_events', 'task_id', colocate_with := 'tasks')",
+    # Links lie with the task that is waited for.
+    "SELECT create_distributed_table('task_dependencies', 'task_id', colocate_with := 'tasks')",
     # The rows that were copied.
     "SELECT truncate_local_data_after_distributing_table('tasks')",
     "SELECT truncate_local_data_after_distributing_table('task_events')",
+    "SELECT truncate_local_data_after_distributing_table('task_dependencies')",
 )
 
 

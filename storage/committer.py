@@ -13,15 +13,16 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, Final
 
-from storage.commands import Command
+from storage.aftermath import Aftermath
+from storage.commands import Command, CreateMany
 from storage.database import is_connection_failure, is_dead_connection, is_passing, is_undone, sqlstate
 from storage.errors import NotConnected, OutcomeUnknown, Unavailable
 from storage.feed import Feed
 from storage.gauges import WriterGauges
-from storage.group import Decided, Outcome, decide_from_memory, write, write_decided
+from storage.group import Decided, Done, Result, decide_from_memory, write, write_decided
 from storage.pool import NOT_IN_TIME, Connection, Pool
 from storage.remembered import Remembered
-from storage.task import Task, Update, UpdateType
+from storage.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +41,9 @@ _LOCK_NOT_AVAILABLE: Final = "55P03"
 class Entry:
     """A command that waits for its group, and whoever waits for the command."""
 
-    command: Command
+    command: Command | CreateMany
     size: int
-    future: asyncio.Future[Task | None]
+    future: asyncio.Future[Any]
     # By `time.monotonic`.
     came_at: float
     # What a tracer knows of it.
@@ -57,6 +58,7 @@ class Committer:
         pool: Pool,
         feed: Feed,
         remembered: Remembered,
+        aftermath: Aftermath,
         clock: Callable[[], datetime],
         gauges: WriterGauges,
         *,
@@ -64,6 +66,7 @@ class Committer:
     ) -> None:
         self._pool = pool
         self._feed = feed
+        self._aftermath = aftermath
         # Shared with the other committers of the process, which have other tasks at any time.
         self._remembered = remembered
         self._clock = clock
@@ -91,8 +94,8 @@ class Committer:
             return
         if seen:
             # What broke before may have been done, and it was not found out.
-            self.leave_unknown([entry for entry in group if entry.command.task_id in seen], _unknown(error))
-            group = [entry for entry in group if entry.command.task_id not in seen]
+            unknown, group = _parted(group, seen)
+            self.leave_unknown(unknown, _unknown(error))
             if not group:
                 return
         if len(group) == 1 or isinstance(error, NotConnected) or is_connection_failure(error):
@@ -107,7 +110,7 @@ class Committer:
         stuck: set[str] = set()
         for entry in group:
             # A row that somebody else holds is waited for once, not once for each command that wants it.
-            if entry.command.task_id in stuck:
+            if not stuck.isdisjoint(entry.command.task_ids):
                 answer(entry, Unavailable(NOT_IN_TIME))
                 continue
             error = await self._attempt([entry], now, lock_timeout_ms)
@@ -115,7 +118,7 @@ class Committer:
                 self.leave_unknown([entry], error)
             elif error is not None:
                 if sqlstate(error) == _LOCK_NOT_AVAILABLE:
-                    stuck.add(entry.command.task_id)
+                    stuck.update(entry.command.task_ids)
                 answer(entry, self._told(error, [entry]))
 
     def leave_unknown(self, group: Sequence[Entry], error: OutcomeUnknown) -> None:
@@ -128,7 +131,7 @@ class Committer:
             extra=_tasks(group),
         )
         self._answer_alike(group, error)
-        task_ids = {entry.command.task_id for entry in group}
+        task_ids = {task_id for entry in group for task_id in entry.command.task_ids}
         for task_id in task_ids:
             self._remembered.forget(task_id)
         for wait_s in LOOK_AFTER_S:
@@ -159,16 +162,17 @@ class Committer:
                 # Under the lock it can be seen whether it was done.
                 return group, decided.seen, None
             # Who has waited for an answer as long as one may does not wait again.
-            self.leave_unknown([entry for entry in group if entry.command.task_id in decided.seen], _unknown(error))
-            self._answer_alike([entry for entry in group if entry.command.task_id not in decided.seen], _later(error))
+            unknown, others = _parted(group, decided.seen)
+            self.leave_unknown(unknown, _unknown(error))
+            self._answer_alike(others, _later(error))
             return [], {}, None
         self._gauges.remembered_s.observe(time.monotonic() - began)
-        for task_id in decided.seen.keys() - written:
+        for task_id in decided.seen.keys() - written.keys():
             self._remembered.forget(task_id)
         outcomes = decided.outcomes(written)
         for place, outcome in outcomes.items():
             answer(group[place], outcome)
-        await self._published(decided.updates(written))
+        await self._aftermath.follow(Done([], decided.updates(written)))
         return [entry for place, entry in enumerate(group) if place not in outcomes], {}, None
 
     async def _connected(self) -> Connection:
@@ -196,34 +200,27 @@ class Committer:
         """
         try:
             try:
-                outcomes, updates = await self._commit(group, now, lock_timeout_ms, seen or {})
+                done = await self._commit(group, now, lock_timeout_ms, seen or {})
             except Exception as error:
                 if not is_dead_connection(error):
                     raise
                 # Most often it died while it lay idle. Nothing was committed, so a fresh one may try.
-                outcomes, updates = await self._commit(group, now, lock_timeout_ms, seen or {})
+                done = await self._commit(group, now, lock_timeout_ms, seen or {})
         except Exception as error:  # noqa: BLE001 - whatever it is, the callers must hear of it and the loop go on
             return error
-        for entry, outcome in zip(group, outcomes, strict=True):
-            answer(entry, outcome)
-        unsure = [entry for entry, outcome in zip(group, outcomes, strict=True) if isinstance(outcome, OutcomeUnknown)]
+        for entry, result in zip(group, done.results, strict=True):
+            answer(entry, result)
+        unsure = [
+            entry for entry, result in zip(group, done.results, strict=True) if isinstance(result, OutcomeUnknown)
+        ]
         if unsure:
             self.leave_unknown(unsure, _unknown(NotConnected(NOT_IN_TIME)))
-        await self._published(updates)
+        await self._aftermath.follow(done)
         return None
-
-    async def _published(self, updates: Sequence[Update]) -> None:
-        """Tell of what was committed, and remember it."""
-        for change in updates:
-            if change.type is UpdateType.DELETE:
-                self._remembered.forget(change.task.task_id)
-            else:
-                self._remembered.keep(change.task)
-        await self._feed.publish(*updates)
 
     async def _commit(
         self, group: Sequence[Entry], now: datetime, lock_timeout_ms: int | None, seen: Mapping[str, Task]
-    ) -> tuple[Sequence[Outcome], Sequence[Update]]:
+    ) -> Done:
         connection = await self._connected()
         began = time.monotonic()
         try:
@@ -282,19 +279,28 @@ def _unknown(error: Exception) -> OutcomeUnknown:
     return unknown
 
 
-def answer(entry: Entry, outcome: Task | Exception | None) -> None:
+def _parted(group: Sequence[Entry], seen: Mapping[str, Task]) -> tuple[list[Entry], list[Entry]]:
+    """The commands on tasks that were seen, and the others."""
+    parts: tuple[list[Entry], list[Entry]] = [], []
+    for entry in group:
+        parts[seen.keys().isdisjoint(entry.command.task_ids)].append(entry)
+    return parts
+
+
+def answer(entry: Entry, result: Result | Exception) -> None:
     """Tell whoever waits what came of a command."""
     if entry.future.done():
         return
-    if isinstance(outcome, Exception):
-        entry.future.set_exception(outcome)
+    if isinstance(result, Exception):
+        entry.future.set_exception(result)
     else:
-        entry.future.set_result(outcome)
+        entry.future.set_result(result)
 
 
 def _tasks(group: Sequence[Entry]) -> dict[str, Any]:
     """What a line about a group says of whom it concerns."""
-    return {"task_ids": list(islice(dict.fromkeys(entry.command.task_id for entry in group), LOGGED_TASKS_MAX))}
+    task_ids = dict.fromkeys(task_id for entry in group for task_id in entry.command.task_ids)
+    return {"task_ids": list(islice(task_ids, LOGGED_TASKS_MAX))}
 
 
 def _later(error: Exception) -> Unavailable:

@@ -9,6 +9,7 @@
     ├── TaskAlreadyExists     TASK_ALREADY_EXISTS
     ├── TaskFinished          TASK_FINISHED         with the status it has
     ├── IdempotencyConflict   IDEMPOTENCY_CONFLICT
+    ├── LeaseLost             LEASE_LOST            the task is no longer the worker's
     └── Unavailable           UNAVAILABLE           something that is needed could not be had in time; a retry may help
         ├── NotConnected                            no connection to the database
         └── OutcomeUnknown                          the connection died during a commit
@@ -19,18 +20,26 @@ message says what was expected and what was got; the facts are attributes, and `
 may read.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 class Refusal(Exception):
     """The request was understood and not done; nothing was changed by it, unless it is an OutcomeUnknown."""
 
     code: ClassVar[str]
+    # Of several things that were asked together, which one it concerns.
+    index: int | None = None
 
     @property
     def extensions(self) -> dict[str, Any]:
         """The facts a client can act on, beside the code."""
         return {}
+
+    def at(self, index: int) -> Self:
+        """The same, and which of several things it concerns."""
+        self.index = index
+        self.args = (f"{index}: {self}",)
+        return self
 
 
 class BadInput(Refusal):
@@ -93,6 +102,16 @@ class IdempotencyConflict(Refusal):
         )
         self.task_id = task_id
         self.idempotency_key = idempotency_key
+
+
+class LeaseLost(Refusal):
+    """The token is not that of the task's lease: the lease ran out or was given back, or is another task's."""
+
+    code = "LEASE_LOST"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f'Task "{task_id}" has no lease with this token; it may be another worker\'s by now.')
+        self.task_id = task_id
 
 
 class Unavailable(Refusal):

@@ -17,6 +17,7 @@ from typing import Final
 
 from storage.errors import Unavailable
 from storage.feed import Feed
+from storage.queues import Queues
 from storage.reader import Reader
 from storage.task import size_of_events, update_of
 
@@ -37,8 +38,9 @@ READS_MAX: Final = 1_000
 class Follower:
     """Reads the logs of watched tasks on behalf of all their subscribers."""
 
-    def __init__(self, feed: Feed, reader: Reader) -> None:
+    def __init__(self, feed: Feed, reader: Reader, queues: Queues) -> None:
         self._feed = feed
+        self._queues = queues
         self._reader = reader
         # By task: the read that is under way, and whether there is more to read when it ends.
         self._reads: dict[str, asyncio.Task[None]] = {}
@@ -71,6 +73,8 @@ class Follower:
 
     def hear(self, task_id: str, seq: int) -> None:
         """Take an announcement; 0 stands for a task that is gone."""
+        if self._queues.hear(task_id):
+            return
         topic = self._feed.topic(task_id)
         if topic is not None and (seq == 0 or topic.created_at is None or seq > topic.seq):
             self.follow(task_id, seq)
@@ -88,7 +92,8 @@ class Follower:
 
     def compare(self, task_ids: Iterable[str]) -> None:
         """Compare these tasks now, and no others: announcements of them may have been lost."""
-        self._doubtful.update(task_ids)
+        # What else is watched, as queues are, is not in the table.
+        self._doubtful.update(task_id for task_id in task_ids if self._feed.topic(task_id) is not None)
         if self._comparing is None and self._doubtful:
             self._comparing = asyncio.create_task(self._compare_doubtful(), name="compare", context=Context())
 

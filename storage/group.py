@@ -8,10 +8,9 @@ group. A group that locks one row, or reports one thing, is most common when lit
 own, without arrays.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from operator import attrgetter, itemgetter
 from typing import Any, Final
@@ -30,6 +29,7 @@ from sqlalchemy import (
     delete,
     func,
     literal_column,
+    or_,
     select,
     true,
     update,
@@ -37,31 +37,51 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, array, insert
 from sqlalchemy.types import TypeEngine
 
-from storage.commands import Command, Create, Report, size_of
-from storage.errors import IdempotencyConflict, OutcomeUnknown, Refusal
+from storage.commands import Command, Create, CreateMany, Report, Settle, size_of
+from storage.dependencies import Links, store_links, take_messages
+from storage.errors import BadInput, IdempotencyConflict, OutcomeUnknown, Refusal
 from storage.lifecycle import decide
 from storage.pool import Connection, compiled
 from storage.remembered import Remembered
-from storage.tables import of_named_task, task_columns, task_events, task_of, tasks
-from storage.task import Event, Task, Update, UpdateType, update_of
+from storage.tables import of_named_task, plan_columns, task_columns, task_events, task_of, tasks
+from storage.task import FINAL, Event, Outcome, Plan, Status, Task, Update, UpdateType, update_of
 
-Outcome = Task | Refusal | None
-"""What a command made of its task (None: it is deleted), or why it did not."""
+Result = Task | tuple[Task, ...] | Refusal | None
+"""What a command made of its task (None: it is deleted) or of its tasks, or why it did not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a group did. It is true once its transaction is committed."""
+
+    # Of each command, in their order.
+    results: list[Result]
+    # To be published.
+    updates: list[Update]
+    # The queues in which tasks have become ready.
+    queues: frozenset[str] = frozenset()
+    # What became of tasks that others wait for; to be brought to those.
+    messages: Sequence[Settle] = ()
 
 
 _Key = tuple[str, bytes] | tuple[None, None]
 """An idempotency key, and what it stands for."""
 _NO_KEY: Final[_Key] = (None, None)
+_NO_OTHERS: Final[Mapping[str, Status]] = {}
 
 
 @dataclass(slots=True)
 class _Row:
     """A task as a group finds it, and as the rules leave it."""
 
-    # Whether the table holds a row for it, from before or inserted by this group.
-    stored: bool
+    # The task as the table has it, from before or inserted by this group; None when there is no row.
+    stored: Task | None
     # The task after the commands folded so far; None when there is none.
     task: Task | None
+    # The command from which this group inserted the row, when it did.
+    inserted: Create | None = None
+    # Whether others wait for its end.
+    depended_on: bool = False
     # Idempotency keys that are taken, with what each stands for.
     keys: dict[str, bytes] = field(default_factory=dict)
     # Whether the stored row and its events must go, whatever is made under the same ID afterwards.
@@ -78,12 +98,29 @@ class _Row:
     # Deletions, each with the events that went with it.
     updates: list[Update] = field(default_factory=list)
 
+    def copy(self) -> "_Row":
+        """The same, to go back to."""
+        mutable = {name: getattr(self, name).copy() for name in ("keys", "events", "event_keys", "updates")}
+        return replace(self, **mutable)
+
+    @property
+    def obsolete(self) -> bool:
+        """Whether the stored row must go: it was deleted, or the creation for which it was inserted was refused."""
+        return self.stored is not None and (self.deleted or self.inserted is not self.creation)
+
+    @property
+    def newly_ready(self) -> bool:
+        """Whether the task can be claimed, and could not before."""
+        if self.task is None or self.task.plan is None or not self.task.plan.ready:
+            return False
+        before = self.stored is not None and self.creation is None and self.stored.plan
+        return not (before and before.ready)
+
 
 async def write(
-    connection: Connection, commands: Sequence[Command], now: datetime, seen: Mapping[str, Task]
-) -> tuple[list[Outcome], list[Update]]:
-    """Do what the commands ask, in the transaction that is open; return what came of each, and what to publish, both
-    true once the transaction is committed.
+    connection: Connection, commands: Sequence[Command | CreateMany], now: datetime, seen: Mapping[str, Task]
+) -> Done:
+    """Do what the commands ask, in the transaction that is open.
 
     The commands on a task that was `seen` are plain reports that may have been done before, by a connection that broke.
     If the task still is as it was, they were not, and never will be; else nobody knows.
@@ -92,22 +129,28 @@ async def write(
     rows = await _insert_new(connection, commands, now, parts)
     await _lock_old(connection, parts, rows)
     await _look_up_keys(connection, commands, rows)
-    outcomes: list[Outcome] = []
+    links = Links(await take_messages(connection, [command for command in commands if isinstance(command, Settle)]))
+    results: list[Result] = []
     for command in commands:
-        row = rows[command.task_id]
         try:
+            if isinstance(command, CreateMany):
+                results.append(_create_many(rows, links, command, now))
+                continue
+            row = rows[command.task_id]
             if command.task_id in seen and not row.events and not _same(row.task, seen[command.task_id]):
                 raise OutcomeUnknown
-            outcomes.append(_fold(row, command, now))
+            results.append(_fold(row, command, now, links, rows))
         except Refusal as refusal:
-            outcomes.append(refusal)
-    await _store(connection, rows)
-    updates: list[Update] = []
-    for row in rows.values():
-        updates += row.updates
-        if row.task is not None and row.events:
-            updates.append(update_of(row.task, tuple(row.events), row.size))
-    return outcomes, updates
+            results.append(refusal)
+    return await _store(connection, rows, links, results)
+
+
+async def write_claims(connection: Connection, found: Sequence[Any], leases: Sequence[Command], now: datetime) -> Done:
+    """Do the same for leases of tasks whose rows are locked already, as `LOCKED_COLUMNS` of them were found."""
+    rows = {row[0]: _row_of(row) for row in found}
+    links = Links()
+    results: list[Result] = [_fold(rows[lease.task_id], lease, now, links, rows) for lease in leases]
+    return await _store(connection, rows, links, results)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +164,22 @@ class Decided:
     # By the place of its command: the task as a report leaves it.
     _tasks: dict[int, Task]
 
-    def outcomes(self, written: AbstractSet[str]) -> dict[int, Task]:
+    def outcomes(self, written: "Written") -> dict[int, Task]:
         """By the place of its command, what came of each report on a task that was written."""
-        return {place: task for place, task in self._tasks.items() if task.task_id in written}
+        return {
+            place: task if task.plan is None else _leased_until(task, task.plan, written[task.task_id])
+            for place, task in self._tasks.items()
+            if task.task_id in written
+        }
 
-    def updates(self, written: AbstractSet[str]) -> list[Update]:
+    def updates(self, written: "Written") -> list[Update]:
         """What to publish when these tasks are written."""
         updates = []
-        for task_id in written:
+        for task_id, lease_expires_at in written.items():
             row = self._rows[task_id]
             assert row.task is not None
-            updates.append(update_of(row.task, tuple(row.events), row.size))
+            task = row.task if row.task.plan is None else _leased_until(row.task, row.task.plan, lease_expires_at)
+            updates.append(update_of(task, tuple(row.events), row.size))
         return updates
 
     @property
@@ -145,36 +193,56 @@ class Decided:
         return [event for row in self._rows.values() for event in row.events]
 
 
-def decide_from_memory(commands: Sequence[Command], now: datetime, remembered: Remembered) -> Decided:
-    """Let the rules apply reports to tasks as they are remembered, where every command on a task is a plain report."""
+Written = Mapping[str, datetime | None]
+"""The tasks that were written, each with the end of its lease, which a heartbeat elsewhere may have changed unseen."""
+
+
+def _leased_until(task: Task, plan: Plan, lease_expires_at: datetime | None) -> Task:
+    if plan.lease_expires_at == lease_expires_at:
+        return task
+    return task._replace(plan=plan._replace(lease_expires_at=lease_expires_at))
+
+
+def decide_from_memory(commands: Sequence[Command | CreateMany], now: datetime, remembered: Remembered) -> Decided:
+    """Let the rules apply reports to tasks as they are remembered, where every command on a task is a plain report that
+    leaves its plan as it is.
+    """
     seen: dict[str, Task] = {}
     rows: dict[str, _Row] = {}
     tasks_then: dict[int, Task] = {}
     others: set[str] = set()
+    links = Links()
     for place, command in enumerate(commands):
-        task_id = command.task_id
-        if task_id in others:
-            continue
-        row = rows.get(task_id)
-        if row is None and (task := remembered.get(task_id)) is not None:
-            seen[task_id] = task
-            row = rows[task_id] = _Row(True, task)
-        if row is not None and isinstance(command, Report) and command.idempotency_key is None:
-            # It may be that what is remembered is no longer so; who may be refused is asked about under the lock.
-            with suppress(Refusal):
-                task = _fold(row, command, now)
-                assert task is not None
-                tasks_then[place] = task
+        if isinstance(command, CreateMany):
+            excluded: Iterable[str] = command.task_ids
+        else:
+            task_id = command.task_id
+            if task_id in others:
                 continue
+            row = rows.get(task_id)
+            if row is None and (task := remembered.get(task_id)) is not None:
+                seen[task_id] = task
+                row = rows[task_id] = _Row(task, task)
+            if row is not None and isinstance(command, Report) and command.idempotency_key is None:
+                # It may be that what is remembered is no longer so; who may be refused is asked about under the lock.
+                with suppress(Refusal):
+                    task = _fold(row, command, now, links, rows)
+                    assert task is not None
+                    assert row.stored is not None
+                    if task.plan is row.stored.plan:
+                        tasks_then[place] = task
+                        continue
+            excluded = (task_id,)
         # Commands on one task stay in order: all go the other way.
-        others.add(task_id)
-        seen.pop(task_id, None)
-        rows.pop(task_id, None)
+        for task_id in excluded:
+            others.add(task_id)
+            seen.pop(task_id, None)
+            rows.pop(task_id, None)
     return Decided(seen, rows, {place: task for place, task in tasks_then.items() if task.task_id in rows})
 
 
-async def write_decided(connection: Connection, decided: Decided) -> set[str]:
-    """Write what was decided of tasks that still are as they were seen; return the IDs of those.
+async def write_decided(connection: Connection, decided: Decided) -> Written:
+    """Write what was decided of tasks that still are as they were seen; return those.
 
     It is one statement, and a transaction of its own.
     """
@@ -190,41 +258,56 @@ async def write_decided(connection: Connection, decided: Decided) -> set[str]:
             *zip(*events, strict=True),
             *zip(*[_NO_KEY] * len(events), strict=True),
         )
-    return {task_id for (task_id,) in found}
+    return dict(found)
 
 
 def _same(task: Task | None, seen: Task) -> bool:
     return task is not None and _seeing(task) == _seeing(seen)
 
 
-async def _parts(connection: Connection, commands: Sequence[Command]) -> Sequence[Sequence[str]]:
-    """The tasks of the group, in the order in which their rows are locked: each part of them by one statement.
+def _single(commands: Iterable[Command | CreateMany]) -> Iterator[Command]:
+    """Each command by itself."""
+    for command in commands:
+        if isinstance(command, CreateMany):
+            yield from command.tasks
+        else:
+            yield command
+
+
+async def _parts(connection: Connection, commands: Sequence[Command | CreateMany]) -> Sequence[Sequence[str]]:
+    """The tasks of the group, be it as those that others wait for, in the order in which their rows are locked: each
+    part of them by one statement.
 
     On Citus a part is what lies in one shard. A statement for several shards locks their rows in no order, or none.
     """
-    task_ids = sorted({command.task_id for command in commands})
+    named: set[str] = set()
+    for command in _single(commands):
+        named.add(command.task_id)
+        if isinstance(command, Create):
+            named.update(command.depends_on)
+    task_ids = sorted(named)
     if len(task_ids) == 1 or not connection.distributed:
         return [task_ids]
-    return [part for (part,) in await connection.run(_PARTS, task_ids)]
+    return [part for (part,) in await connection.run(PARTS, task_ids)]
 
 
 async def _insert_new(
-    connection: Connection, commands: Sequence[Command], now: datetime, parts: Sequence[Sequence[str]]
+    connection: Connection, commands: Sequence[Command | CreateMany], now: datetime, parts: Sequence[Sequence[str]]
 ) -> dict[str, _Row]:
     """Insert a row for each task that the group creates first of all; return those that were new."""
-    born: dict[str, Task] = {}
-    for command in commands:
+    born: dict[str, tuple[Task, Create]] = {}
+    for command in _single(commands):
         if isinstance(command, Create) and command.task_id not in born:
             task = decide(None, command, now)
             assert task is not None
-            born[task.task_id] = task
+            born[task.task_id] = task, command
     rows: dict[str, _Row] = {}
     for part in parts if born else ():
-        new = [born[task_id] for task_id in part if task_id in born]
+        new = [born[task_id][0] for task_id in part if task_id in born]
         if new:
-            inserted = await connection.run(_INSERT_NEW_TASKS, *_task_arrays(new))
             # The rules have not seen the command yet: as far as they know, there is no task.
-            rows.update((task_id, _Row(True, None)) for (task_id,) in inserted)
+            for (task_id,) in await _insert(connection, new, _INSERT_NEW):
+                rows[task_id] = _Row(born[task_id][0], None, inserted=born[task_id][1])
     return rows
 
 
@@ -238,11 +321,19 @@ async def _lock_old(connection: Connection, parts: Sequence[Sequence[str]], rows
             found = await connection.run(_LOCK_ONE, *wanted)
         else:
             found = await connection.run(_LOCK, wanted)
-        rows.update((task_id, _Row(False, None)) for task_id in wanted)
-        rows.update((task.task_id, _Row(True, task)) for task in map(task_of, found))
+        rows.update((task_id, _Row(None, None)) for task_id in wanted)
+        rows.update((row[0], _row_of(row)) for row in found)
 
 
-async def _look_up_keys(connection: Connection, commands: Sequence[Command], rows: dict[str, _Row]) -> None:
+def _row_of(row: Sequence[Any]) -> _Row:
+    """What ``LOCKED_COLUMNS`` of a task say."""
+    task = task_of(row[:-1])
+    return _Row(task, task, depended_on=bool(row[-1]))
+
+
+async def _look_up_keys(
+    connection: Connection, commands: Sequence[Command | CreateMany], rows: dict[str, _Row]
+) -> None:
     """Find which of the group's idempotency keys were used before. The rows are locked, so the answer stays true."""
     wanted = {
         (command.task_id, command.idempotency_key)
@@ -257,67 +348,139 @@ async def _look_up_keys(connection: Connection, commands: Sequence[Command], row
         rows[task_id].keys[key] = fingerprint
 
 
-def _fold(row: _Row, command: Command, now: datetime) -> Task | None:
+def _create_many(rows: dict[str, _Row], links: Links, command: CreateMany, now: datetime) -> tuple[Task, ...]:
+    """Fold several creations, or none of them."""
+    before = {task.task_id: rows[task.task_id].copy() for task in command.tasks}
+    links_before = links.copy()
+    made: dict[int, Task] = {}
+    for place in command.order:
+        creation = command.tasks[place]
+        try:
+            task = _fold(rows[creation.task_id], creation, now, links, rows)
+        except Refusal as refusal:
+            rows.update(before)
+            links.made, links.over = links_before.made, links_before.over
+            raise refusal.at(place) from None
+        assert task is not None
+        made[place] = task
+    return tuple(made[place] for place in range(len(made)))
+
+
+def _fold(row: _Row, command: Command, now: datetime, links: Links, rows: Mapping[str, _Row]) -> Task | None:
     """Let the rules apply a command to what the commands before it left."""
     key = _NO_KEY
-    if isinstance(command, Report) and command.idempotency_key is not None:
-        key = command.idempotency_key, command.fingerprint()
-        if row.task is not None and key[0] in row.keys:
-            if row.keys[key[0]] != key[1]:
-                raise IdempotencyConflict(command.task_id, key[0])
-            return row.task
+    others: Mapping[str, Status] = _NO_OTHERS
+    if isinstance(command, Report):
+        if command.idempotency_key is not None:
+            key = command.idempotency_key, command.fingerprint()
+            if row.task is not None and key[0] in row.keys:
+                if row.keys[key[0]] != key[1]:
+                    raise IdempotencyConflict(command.task_id, key[0])
+                return row.task
+    elif isinstance(command, Create):
+        if command.depends_on and row.task is None:
+            others = _statuses(command.depends_on, rows)
+    elif isinstance(command, Settle) and (row.deleted or links.taken.get((command.on, command.task_id)) is None):
+        # Somebody else has brought this message, or it was for a task that had the same ID.
+        return row.task
     # The time of birth tells a task from one that was deleted before it, so they must differ within a group too.
-    task = decide(row.task, command, now + timedelta(microseconds=len(row.updates)) if row.updates else now)
+    now = now + timedelta(microseconds=len(row.updates)) if row.updates else now
+    task = _apply(row, command, now, links, others, key)
+    if others and task is not None and task.plan is not None and not task.status.final:
+        lost = next((on for on in task.plan.blocked_by if others[on].final), None)
+        if lost is None:
+            for on in task.plan.blocked_by:
+                links.make(on, task.task_id)
+        else:
+            # What it would wait for is over already, and was no success.
+            task = _apply(row, Settle(task_id=task.task_id, on=lost, outcome=Outcome(others[lost])), now, links)
+    return task
+
+
+def _statuses(task_ids: Iterable[str], rows: Mapping[str, _Row]) -> dict[str, Status]:
+    """The statuses of tasks on which a new one depends; their rows are locked."""
+    statuses = {}
+    for task_id in task_ids:
+        other = rows[task_id].task
+        if other is None:
+            raise BadInput(f'dependsOn must name tasks that exist, and there is no task "{task_id}".')
+        statuses[task_id] = other.status
+    return statuses
+
+
+def _apply(
+    row: _Row,
+    command: Command,
+    now: datetime,
+    links: Links,
+    others: Mapping[str, Status] = _NO_OTHERS,
+    key: _Key = _NO_KEY,
+) -> Task | None:
+    """Put down in a row what the rules make of its task."""
+    before = row.task
+    task = decide(before, command, now, others)
+    if task is before:
+        return task
     if task is None:
-        assert row.task is not None
-        row.updates.append(Update(UpdateType.DELETE, row.task, tuple(row.events), row.size))
-        row.task, row.deleted, row.creation, row.size = None, True, None, 0
+        assert before is not None
+        links.end(command.task_id, Outcome.DELETED, depended_on=row.depended_on)
+        row.updates.append(Update(UpdateType.DELETE, before, tuple(row.events), row.size))
+        row.task, row.deleted, row.depended_on, row.creation, row.size = None, True, False, None, 0
         row.events.clear()
         row.event_keys.clear()
         row.keys.clear()
         return None
-    assert task.last_event is not None
     row.task = task
-    row.events.append(task.last_event)
-    row.event_keys.append(key)
-    row.size += size_of(command)
+    if before is None or task.seq > before.seq:
+        assert task.last_event is not None
+        row.events.append(task.last_event)
+        row.event_keys.append(key)
+        row.size += size_of(command)
     if isinstance(command, Create):
         row.creation = command
     else:
         row.changed = True
         if key[0] is not None:
             row.keys[key[0]] = key[1]
+        if (before is None or task.status is not before.status) and task.status.final:
+            links.end(task.task_id, Outcome(task.status), depended_on=row.depended_on)
     return task
 
 
-async def _store(connection: Connection, rows: dict[str, _Row]) -> None:
+async def _store(connection: Connection, rows: dict[str, _Row], links: Links, results: list[Result]) -> Done:
     """Write what the fold left, with at most one statement of a kind, whatever the size of the group."""
     deleted: list[str] = []
     created: list[Task] = []
     changed: list[Task] = []
     events: list[Event] = []
     keys: list[_Key] = []
+    # Whether a plan has changed: few groups do, and only they write plans.
+    planned = False
     for task_id, row in rows.items():
-        gone = row.stored and row.deleted
-        if gone:
+        if row.obsolete:
             deleted.append(task_id)
         if row.task is None:
-            assert row.deleted or not row.stored, f"{task_id} was inserted, and nothing was made of it"
             continue
-        if row.creation is not None and (gone or not row.stored):
+        if row.creation is not None and (row.obsolete or row.stored is None):
             # Created after a deletion: in this group, or by somebody between our insert and our lock. Should yet
             # another have created it by now, the key refuses this statement, and each command of the group tries alone.
             created.append(row.task)
-        elif row.changed:
-            changed.append(row.task)
+        elif row.creation is not None or row.changed:
+            assert row.stored is not None
+            replanned = row.task.plan is not row.stored.plan and row.task.plan != row.stored.plan
+            if row.changed or replanned:
+                changed.append(row.task)
+                planned = planned or replanned
         events += row.events
         keys += row.event_keys
     if deleted:
         await connection.run(_DELETE_EVENTS, deleted)
         await connection.run(_DELETE_TASKS, deleted)
     if created:
-        await connection.run(_INSERT_TASKS, *_task_arrays(created))
-    if len(changed) == len(events) == 1 and not connection.distributed:
+        await _insert(connection, created, _INSERT)
+    if planned:
+        await _report_with_plans(connection, changed, events, keys)
+    elif len(changed) == len(events) == 1 and not connection.distributed:
         await connection.run(_REPORT_ONE, *_changing(changed[0]), *events[0], *keys[0])
     elif events:
         arrays = (*zip(*events, strict=True), *zip(*keys, strict=True))
@@ -328,13 +491,60 @@ async def _store(connection: Connection, rows: dict[str, _Row]) -> None:
             await connection.run(_REPORT, *_changing(tuple(zip(*changed, strict=True))), *arrays)
         else:
             await connection.run(_INSERT_EVENTS, *arrays)
+    messages = await store_links(connection, links)
+    updates: list[Update] = []
+    for row in rows.values():
+        updates += row.updates
+        if row.task is not None and row.events:
+            updates.append(update_of(row.task, tuple(row.events), row.size))
+    queues = frozenset(
+        row.task.plan.queue
+        for row in rows.values()
+        if row.newly_ready and row.task and row.task.plan and row.task.plan.queue
+    )
+    return Done(results, updates, queues, messages)
 
 
-def _task_arrays(born: Iterable[Task]) -> Iterable[Sequence[Any]]:
-    """The columns of tasks; not the last event."""
-    # In order of task_id, as rows are locked: two processes that create the same tasks never wait for each other.
-    *columns, _ = zip(*sorted(born, key=lambda task: task.task_id), strict=True)
-    return columns
+async def _report_with_plans(
+    connection: Connection, changed: Sequence[Task], events: Sequence[Event], keys: Sequence[_Key]
+) -> None:
+    """Write changed tasks with their plans, and the events."""
+    values = list(zip(*((*_changing(task), *_plan_values(task.plan, _PLAN_CHANGING)) for task in changed), strict=True))
+    # A heartbeat has no event.
+    added = [*zip(*events, strict=True), *zip(*keys, strict=True)] if events else [()] * len(_EVENT)
+    if connection.distributed:
+        await connection.run(_UPDATE_WITH_PLANS_IN_SHARDS, *values)
+        if events:
+            await connection.run(_INSERT_EVENTS, *added)
+    else:
+        await connection.run(_REPORT_WITH_PLANS, *values, *added)
+
+
+async def _insert(connection: Connection, born: Sequence[Task], statements: "_Insertion") -> list[Any]:
+    """Insert tasks, in order of task_id, as rows are locked: two processes that create the same tasks never wait for
+    each other.
+    """
+    ordered = sorted(born, key=lambda task: task.task_id)
+    if all(task.plan is None for task in ordered):
+        *columns, _, _ = zip(*ordered, strict=True)
+        return await connection.run(statements.plain, *columns)
+    values = ((*task[:_PLAN_AT], *_plan_values(task.plan, Plan._fields)) for task in ordered)
+    return await connection.run(statements.planned, *zip(*values, strict=True))
+
+
+def _plan_values(plan: Plan | None, names: Sequence[str]) -> list[Any]:
+    """These fields of a plan as they are sent; of lists, PostgreSQL's own words for them, because lists of lists would
+    have to be of one length.
+    """
+    if plan is None:
+        return [None] * len(names)
+    values = (getattr(plan, name) for name in names)
+    return [_list_words(value) if isinstance(value, tuple) else value for value in values]
+
+
+def _list_words(texts: Iterable[str]) -> str:
+    quoted = ('"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in texts)
+    return "{" + ",".join(quoted) + "}"
 
 
 # Of a task's fields, or of columns in the same order, those that a report changes, after the ID.
@@ -350,6 +560,9 @@ _CHANGING: Final = (
     "canceled_at",
 )
 _changing = itemgetter(*map(Task._fields.index, _CHANGING))
+# The fields of a plan that change, and where it stands among those of a task.
+_PLAN_CHANGING: Final = Plan._fields[Plan._fields.index("blocked_by") :]
+_PLAN_AT: Final = Task._fields.index("plan")
 # What tells a task that a decision rests on from what has become of it since. The number alone would not, when it was
 # born again, or when a server that took over had not got the latest events and others have been written since.
 _seeing = attrgetter("seq", "updated_at", "created_at")
@@ -366,7 +579,7 @@ def _sent(prefix: str, columns: Sequence[Column[Any]], *, many: bool) -> FromCla
 
     def kind(of: Column[Any]) -> TypeEngine[Any]:
         # Without the column's collation: an array's type has none to name.
-        return Text() if isinstance(of.type, JSONB | Text) else of.type
+        return Text() if isinstance(of.type, JSONB | Text | ARRAY) else of.type
 
     items: list[ColumnElement[Any]]
     if many:
@@ -378,14 +591,32 @@ def _sent(prefix: str, columns: Sequence[Column[Any]], *, many: bool) -> FromCla
         items = [cast(bindparam(f"{prefix}_{one.name}", type_=kind(one)), kind(one)) for one in columns]
     return select(
         *(
-            (cast(item, JSONB) if isinstance(one.type, JSONB) else item).label(one.name)
+            (cast(item, _as_kept(one)) if isinstance(one.type, JSONB | ARRAY) else item).label(one.name)
             for one, item in zip(columns, items, strict=True)
         )
     ).subquery(prefix)
 
 
-def _insert_tasks() -> Any:
-    return insert(tasks).from_select(tasks.c.keys(), select(_sent("task", list(tasks.c), many=True)))
+def _as_kept(column: Column[Any]) -> TypeEngine[Any]:
+    return ARRAY(Text) if isinstance(column.type, ARRAY) else column.type
+
+
+@dataclass(frozen=True, slots=True)
+class _Insertion:
+    """A statement that inserts tasks; most have no plan, and need not send that they have none."""
+
+    plain: str
+    planned: str
+
+
+def _insertion(finish: Callable[[Any], Any]) -> _Insertion:
+    def statement(columns: Sequence[Column[Any]]) -> str:
+        names = [column.name for column in columns]
+        insertion = insert(tasks).from_select(names, select(_sent("task", columns, many=True)))
+        return compiled(finish(insertion), *_names("task", names))
+
+    plain = [tasks.c[name] for name in Task._fields[:_PLAN_AT]]
+    return _Insertion(statement(plain), statement([*plain, *plan_columns]))
 
 
 def _insert_events(*, many: bool, of: Any = None) -> Any:
@@ -399,28 +630,33 @@ def _insert_events(*, many: bool, of: Any = None) -> Any:
     )
 
 
-def _report(*, many: bool) -> Any:
-    """Update tasks and insert their events in one statement."""
-    sent = _sent("task", [tasks.c[name] for name in _CHANGING], many=many)
+def _report(names: Sequence[str], *, many: bool) -> Any:
+    """Update these columns of tasks, and insert the events, in one statement."""
+    sent = _sent("task", [tasks.c[name] for name in names], many=many)
     # Not simply equal: that could be had by joining all tasks, and would be when they were few at the time of planning.
     same = tasks.c.task_id == any_(array([sent.c.task_id]))
-    changed = update(tasks).where(same).values({name: sent.c[name] for name in _CHANGING[1:]})
+    changed = update(tasks).where(same).values({name: sent.c[name] for name in names[1:]})
     return _insert_events(many=many).add_cte(changed.cte("changed"))
 
 
-def _update_in_shards() -> Any:
-    """Update tasks, and ask only the shards that they are in; the rows are locked already."""
-    sent = _sent("task", [tasks.c[name] for name in _CHANGING], many=True)
+def _update_in_shards(names: Sequence[str]) -> Any:
+    """Update these columns of tasks, and ask only the shards that they are in; the rows are locked already."""
+    sent: Any = _sent("task", [tasks.c[name] for name in names], many=True)
+    if any(isinstance(tasks.c[name].type, ARRAY) for name in names):
+        # To read a list from its words is not allowed within an update of several shards, so it is done before.
+        sent = select(sent).cte("sent").prefix_with("MATERIALIZED")
     named = bindparam("task_task_id", type_=ARRAY(Text))
     return (
         update(tasks)
         .where(tasks.c.task_id == sent.c.task_id, tasks.c.task_id == any_(named))
-        .values({name: sent.c[name] for name in _CHANGING[1:]})
+        .values({name: sent.c[name] for name in names[1:]})
     )
 
 
 def _report_if_seen(*, many: bool) -> Any:
-    """The same for tasks that still are as they were seen; it returns the IDs of those."""
+    """The same for tasks that still are as they were seen; it returns those. An end for which others wait must be told
+    to them, so it goes the other way.
+    """
     sent = _sent("task", [*(tasks.c[name] for name in _CHANGING), *_SEEN], many=many)
     same = tasks.c.task_id == any_(array([sent.c.task_id]))
     # The time of birth is compared in a way that no index of the list could serve.
@@ -431,13 +667,18 @@ def _report_if_seen(*, many: bool) -> Any:
             tasks.c.seq == sent.c.seen_seq,
             tasks.c.updated_at == sent.c.seen_updated_at,
             tasks.c.created_at.is_not_distinct_from(sent.c.seen_created_at),
+            or_(tasks.c.depended_on.is_(None), sent.c.status.not_in(list(map(_literal, sorted(FINAL))))),
         )
         .values({name: sent.c[name] for name in _CHANGING[1:]})
-        .returning(tasks.c.task_id)
+        .returning(tasks.c.task_id, tasks.c.lease_expires_at)
         .cte("changed")
     )
     written = _insert_events(many=many, of=select(changed.c.task_id)).cte("written")
-    return select(changed.c.task_id).add_cte(written)
+    return select(changed).add_cte(written)
+
+
+def _literal(value: str) -> ColumnElement[str]:
+    return literal_column(f"'{value}'", Text)
 
 
 def _names(prefix: str, columns: Iterable[str]) -> list[str]:
@@ -448,7 +689,8 @@ _ids = bindparam("task_ids", type_=ARRAY(Text))
 # Each of these is a subquery that is run for each row of another; that is what the LIMIT is for, where there is one.
 _id = func.unnest(_ids)
 _wanted = select(_id.label("task_id")).order_by(_id.collate("C")).subquery("wanted")
-_task = select(*task_columns).where(tasks.c.task_id == _wanted.c.task_id).with_for_update().lateral("task")
+LOCKED_COLUMNS: Final = (*task_columns, tasks.c.depended_on)
+_task = select(*LOCKED_COLUMNS).where(tasks.c.task_id == _wanted.c.task_id).with_for_update().lateral("task")
 _used = func.unnest(_ids, bindparam("keys", type_=ARRAY(Text))).table_valued("task_id", "key", name="used")
 _used = _used.render_derived()
 _event = (
@@ -463,19 +705,21 @@ _gone = func.unnest(_ids).table_valued("task_id", name="gone").render_derived()
 # processes, can each hold a row that the other waits for.
 _LOCK: Final = compiled(select(_task).select_from(_wanted.join(_task, true())), "task_ids")
 _LOCK_ONE: Final = compiled(
-    select(*task_columns).where(tasks.c.task_id == bindparam("task_id")).with_for_update(), "task_id"
+    select(*LOCKED_COLUMNS).where(tasks.c.task_id == bindparam("task_id")).with_for_update(), "task_id"
 )
 _USED_KEYS: Final = compiled(
     select(_used.c.task_id, _used.c.key, _event.c.fingerprint).select_from(_used.join(_event, true())),
     "task_ids",
     "keys",
 )
-_INSERT_TASKS: Final = compiled(_insert_tasks(), *_names("task", tasks.c.keys()))
-_INSERT_NEW_TASKS: Final = compiled(
-    _insert_tasks().on_conflict_do_nothing().returning(tasks.c.task_id), *_names("task", tasks.c.keys())
+_INSERT: Final = _insertion(lambda insertion: insertion)
+_INSERT_NEW: Final = _insertion(lambda insertion: insertion.on_conflict_do_nothing().returning(tasks.c.task_id))
+_REPORT: Final = compiled(_report(_CHANGING, many=True), *_names("task", _CHANGING), *_names("event", _EVENT))
+_REPORT_ONE: Final = compiled(_report(_CHANGING, many=False), *_names("task", _CHANGING), *_names("event", _EVENT))
+_WITH_PLANS: Final = (*_CHANGING, *_PLAN_CHANGING)
+_REPORT_WITH_PLANS: Final = compiled(
+    _report(_WITH_PLANS, many=True), *_names("task", _WITH_PLANS), *_names("event", _EVENT)
 )
-_REPORT: Final = compiled(_report(many=True), *_names("task", _CHANGING), *_names("event", _EVENT))
-_REPORT_ONE: Final = compiled(_report(many=False), *_names("task", _CHANGING), *_names("event", _EVENT))
 _REPORT_SENT: Final = (*_CHANGING, *(one.name for one in _SEEN))
 _REPORT_IF_SEEN: Final = compiled(_report_if_seen(many=True), *_names("task", _REPORT_SENT), *_names("event", _EVENT))
 _REPORT_ONE_IF_SEEN: Final = compiled(
@@ -499,19 +743,21 @@ _event_in_shard = (
     .lateral("event")
 )
 _shard = func.get_shard_id_for_distribution_column(literal_column(f"'{tasks.name}'"), column("task_id", Text))
-_PARTS: Final = compiled(
+PARTS: Final = compiled(
     select(func.array_agg(aggregate_order_by(column("task_id", Text), column("task_id", Text).collate("C"))))
     .select_from(_id.alias("task_id"))
     .group_by(_shard)
     .order_by(_shard),
     "task_ids",
 )
-_UPDATE_IN_SHARDS: Final = compiled(_update_in_shards(), *_names("task", _CHANGING))
+"""On Citus: tasks by shard, those of each sorted."""
+_UPDATE_IN_SHARDS: Final = compiled(_update_in_shards(_CHANGING), *_names("task", _CHANGING))
+_UPDATE_WITH_PLANS_IN_SHARDS: Final = compiled(_update_in_shards(_WITH_PLANS), *_names("task", _WITH_PLANS))
 
 ON_CITUS: Final[Mapping[str, str]] = {
     # Only of one shard at a time.
     _LOCK: compiled(
-        select(*task_columns).where(tasks.c.task_id == _named).order_by(tasks.c.task_id).with_for_update(), "task_ids"
+        select(*LOCKED_COLUMNS).where(tasks.c.task_id == _named).order_by(tasks.c.task_id).with_for_update(), "task_ids"
     ),
     _USED_KEYS: compiled(
         select(_used.c.task_id, _used.c.key, _event_in_shard.c.fingerprint)

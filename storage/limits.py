@@ -25,6 +25,16 @@ METADATA_DEPTH_MAX: Final = 64
 # Each is looked at, one after the other, while everybody else waits.
 METADATA_VALUES_MAX: Final = 20_000
 PROGRESS_MAX: Final = 100
+WORKER_CHARACTERS_MAX: Final = 255
+LEASE_TOKEN_CHARACTERS_MAX: Final = 255
+LEASE_MAX_S: Final = 24 * 3600
+# Tasks that one claim may take.
+CLAIM_TASKS_MAX: Final = 100
+# Tasks that are created together, all or none.
+CREATE_MANY_TASKS_MAX: Final = 1_000
+CREATE_MANY_BYTES_MAX: Final = 8 * 1024 * 1024
+# Reports that are made together, each by itself.
+REPORTS_MAX: Final = 1_000
 # Events that one answer may hold.
 HISTORY_PAGE_MAX: Final = 1_000
 HISTORY_PAGE_DEFAULT: Final = 50
@@ -65,6 +75,12 @@ def check_progress(value: int) -> None:
     """Refuse progress outside 0 to 100."""
     if not 0 <= value <= PROGRESS_MAX:
         raise BadInput(f"progress must be 0 to {PROGRESS_MAX}, got {value}.")
+
+
+def check_range(name: str, value: int, least: int, most: int) -> None:
+    """Refuse a number outside its bounds."""
+    if not least <= value <= most:
+        raise BadInput(f"{name} must be {least} to {most}, got {value}.")
 
 
 def metadata_json(value: Any) -> Json | None:

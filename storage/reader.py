@@ -43,6 +43,7 @@ from storage.limits import (
     TASKS_PAGE_MAX,
     check_name,
 )
+from storage.options import QUEUE_CHARACTERS_MAX
 from storage.pool import Pool, compiled
 from storage.tables import (
     EVENT_TYPES,
@@ -65,6 +66,8 @@ BATCH_EVENTS_MAX: Final = 20_000
 HISTORY_BATCH_EVENTS_MAX: Final = 600
 # Between two queries for subscribers who come. One who comes alone waits for nothing.
 RESUMPTIONS_APART_S: Final = 0.05
+# Whoever asks how many tasks are ready wants to know whether there is work, and roughly how much.
+READY_COUNTED_MAX: Final = 1_000
 # Message and metadata of the events in one answer: a chunk ends there, and a history is refused.
 EVENTS_BYTES_MAX: Final = 8 * 1024 * 1024
 
@@ -108,6 +111,8 @@ class Reader:
         )
         self._logs = Batches(self._load_logs)
         self._resumptions = Batches(self._load_logs, apart_s=RESUMPTIONS_APART_S)
+        # One queue at a time, counted once for all who ask meanwhile.
+        self._ready = Batches(self._load_ready, weight_max=1)
         # Reads that nothing can be batched with.
         self._under_way: set[asyncio.Task[Sequence[Any]]] = set()
 
@@ -146,6 +151,11 @@ class Reader:
         rows = await self._apart(self._pool.read(_POSITIONS, task_ids))
         return {task_id: (created_at, seq) for task_id, created_at, seq in rows}
 
+    async def ready(self, queue: str) -> int:
+        """How many tasks of a queue can be claimed; it is counted no further than to `READY_COUNTED_MAX`."""
+        check_name("queue", queue, QUEUE_CHARACTERS_MAX)
+        return await self._ready.get(queue) or 0
+
     async def page(self, first: int, after: str | None, statuses: Collection[Status] | None) -> TaskPage:
         """A page of the list: newest first, stable while tasks are created, as fast at its end as at its start."""
         if not 1 <= first <= TASKS_PAGE_MAX:
@@ -170,7 +180,7 @@ class Reader:
 
     async def close(self) -> None:
         """Wait for what is under way."""
-        for batches in (self._tasks, self._single_events, self._slices, self._logs, self._resumptions):
+        for batches in (self._tasks, self._single_events, self._slices, self._logs, self._resumptions, self._ready):
             await batches.close()
         while self._under_way:
             await asyncio.wait(self._under_way)
@@ -181,6 +191,11 @@ class Reader:
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return await asyncio.shield(task)
+
+    async def _load_ready(self, queues: Sequence[str]) -> Mapping[str, int]:
+        (queue,) = queues
+        ((ready,),) = await self._pool.read(_READY, queue, READY_COUNTED_MAX)
+        return {queue: ready}
 
     async def _load_tasks(self, task_ids: Sequence[str]) -> Mapping[str, Task]:
         return {row[0]: task_of(row) for row in await self._pool.read(_TASKS, task_ids)}
@@ -432,6 +447,13 @@ ON_CITUS: Final[Mapping[str, str]] = {
 }
 """What is said on Citus instead of a statement above."""
 
+_ready = (
+    select(literal_column("1").label("one"))
+    .where(tasks.c.queue == bindparam("queue", type_=Text), tasks.c.ready)
+    .limit(bindparam("limit"))
+    .subquery()
+)
+_READY: Final = compiled(select(func.count()).select_from(_ready), "queue", "limit")
 _count = select(func.count()).select_from(tasks)
 _COUNT: Final = compiled(_count)
 _COUNT_OF_STATUSES: Final = compiled(

@@ -14,6 +14,7 @@ from storage.task import Task
 REMEMBERED_TASKS_MAX: Final = 20_000
 REMEMBERED_BYTES_MAX: Final = 32 * 1024 * 1024
 _TASK_BYTES: Final = 1_024
+_PLAN_BYTES: Final = 1_024
 
 
 class Remembered:
@@ -55,4 +56,7 @@ def _size_of(task: Task) -> int:
     # As they lie in memory: four bytes for each character when one of them needs as many.
     event = task.last_event
     texts = (task.metadata, event and event.message, event and event.metadata)
-    return _TASK_BYTES + sum(getsizeof(text) for text in texts if text)
+    size = _TASK_BYTES + sum(getsizeof(text) for text in texts if text)
+    if task.plan is not None:
+        size += _PLAN_BYTES + sum(map(getsizeof, (*task.plan.tags, *task.plan.depends_on)))
+    return size

@@ -20,15 +20,16 @@ EVENT_BYTES: Final = 256
 class Status(StrEnum):
     """Where a task is in its life."""
 
-    # Created, and nobody has reported progress. The first progress moves it on; it may also end from here.
+    # Created, or given back for another attempt, and nobody has reported progress since. The first progress or a claim
+    # moves it on; it may also end from here.
     PENDING = "PENDING"
-    # Somebody reported progress. It stays so until it ends.
+    # Somebody reported progress, or has claimed it. It stays so until it ends, or the attempt does.
     IN_PROGRESS = "IN_PROGRESS"
     # Final, by `complete`.
     SUCCESS = "SUCCESS"
-    # Final, by `fail`; the error is the message of its last event.
+    # Final, by `fail` with no attempt left, or by time; the error is the message of its last event.
     FAILED = "FAILED"
-    # Final, by `cancel`.
+    # Final, by `cancel`, or because a task that it depends on did not succeed.
     CANCELED = "CANCELED"
 
     @property
@@ -85,6 +86,66 @@ class Event(NamedTuple):
     actor: str | None = None
 
 
+class OnDependencyFailure(StrEnum):
+    """What becomes of a task when one that it depends on ends in another way than by success, or is deleted."""
+
+    # It is canceled, by an event that names the other.
+    CANCEL = "CANCEL"
+    # The other counts as done.
+    IGNORE = "IGNORE"
+
+
+class Outcome(StrEnum):
+    """How a task that others depend on is over."""
+
+    SUCCESS = "SUCCESS"
+    FAILED = "FAILED"
+    CANCELED = "CANCELED"
+    DELETED = "DELETED"
+
+
+class Plan(NamedTuple):
+    """The wishes with which a task was created, and how far they have come."""
+
+    # As given at creation, and never changed.
+    tags: tuple[str, ...]
+    # Workers claim tasks of a queue. A task without one is nobody's to claim: who knows of it reports on it.
+    queue: str | None
+    priority: int
+    start_at: datetime | None
+    depends_on: tuple[str, ...]
+    on_dependency_failure: OnDependencyFailure
+    max_attempts: int
+    retry_initial_s: int
+    retry_max_s: int
+    retry_factor: float
+    expires_at: datetime | None
+    keep_for_s: int | None
+    # Those of `depends_on` that have not succeeded yet (IGNORE: have not ended yet).
+    blocked_by: tuple[str, ...]
+    # The number of the attempt that is being made, or was made last; 0 before the first.
+    attempt: int
+    # When the next one may be made, after one that failed; None when nothing is to be waited for.
+    next_attempt_at: datetime | None
+    # Whether a worker may claim it now: PENDING, in a queue, its times passed, blocked by nothing.
+    ready: bool
+    # Who has claimed it and until when, while the claim holds.
+    worker: str | None
+    lease_expires_at: datetime | None
+    # What the worker shows to prove that the claim is its own. It outlives the lease when the task ends, so that a
+    # worker whose task was canceled is told that, and not that the task was taken from it.
+    lease_token: str | None
+    # When it is to be removed; known once it has ended.
+    delete_at: datetime | None
+    # The earliest moment at which time itself changes something; None when it never does.
+    due_at: datetime | None
+
+    @property
+    def claimed(self) -> bool:
+        """Whether somebody has a lease."""
+        return self.lease_expires_at is not None
+
+
 class Task(NamedTuple):
     """A task as it was when its latest event was number ``seq``."""
 
@@ -104,8 +165,10 @@ class Task(NamedTuple):
     completed_at: datetime | None
     failed_at: datetime | None
     canceled_at: datetime | None
+    # What it was asked for beside being reported on; None for most.
+    plan: Plan | None = None
     # Known to the rules that made it. A task that was read has none: it is event number `seq`, one lookup away.
-    last_event: Event | None
+    last_event: Event | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,18 +9,21 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context
 from datetime import UTC, datetime
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
-from storage.commands import Command, size_of
+from storage.aftermath import Aftermath
+from storage.commands import Command, CreateMany, size_of
 from storage.committer import Committer, Entry, answer
 from storage.errors import OutcomeUnknown, Unavailable
 from storage.feed import Feed
 from storage.gauges import WriterGauges
+from storage.messenger import Messenger
 from storage.pool import NOT_IN_TIME, Pool
+from storage.queues import Queues
 from storage.remembered import Remembered
 from storage.task import Task
 from storage.tracer import Tracer
@@ -40,6 +43,7 @@ class Writer:
         self,
         pool: Pool,
         feed: Feed,
+        queues: Queues,
         *,
         groups_max: int,
         group_commands_max: int,
@@ -60,10 +64,17 @@ class Writer:
         self.gauges = WriterGauges()
         # Who is told of each command and group, if anybody is.
         self.tracer: Tracer | None = None
+        self.messenger = Messenger(self.submit)
+        """Who brings to tasks what became of others."""
         # Reports that are decided from memory lock rows as they are written: over several machines, in no order.
         remembered = Remembered(any_task=not pool.dialect.distributed)
+        self.aftermath = Aftermath(feed, queues, remembered, self.messenger.bring)
+        """What follows each commit."""
         # Those that have no group; the one that had one last is next, because its connection is warm.
-        self._idle = [Committer(pool, feed, remembered, clock, self.gauges, wait_s=wait_s) for _ in range(groups_max)]
+        self._idle = [
+            Committer(pool, feed, remembered, self.aftermath, clock, self.gauges, wait_s=wait_s)
+            for _ in range(groups_max)
+        ]
         self._busy: set[Committer] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         # When commands that have waited too long are refused.
@@ -86,13 +97,40 @@ class Writer:
 
         Whoever goes away while waiting cancels nothing: the command is done, and nobody hears of it.
         """
+        task: Task | None = await self._take(command)
+        return task
+
+    async def submit_each(self, commands: Sequence[Command]) -> list[Task | BaseException | None]:
+        """Do what several commands ask, each by itself; return what came of each: its task, or why it was not done.
+
+        Those that come together are committed together, as far as groups have room.
+        """
+        taken: list[asyncio.Future[Any]] = []
+        try:
+            taken += map(self._take, commands)
+        except Unavailable as error:
+            # There was no room for this one and those after it.
+            refused: list[Task | BaseException | None] = [error] * (len(commands) - len(taken))
+        else:
+            refused = []
+        return [*await asyncio.gather(*taken, return_exceptions=True), *refused]
+
+    async def create_many(self, command: CreateMany) -> tuple[Task, ...]:
+        """Create several tasks, all or none; a refusal says which of them it concerns."""
+        if not command.tasks:
+            return ()
+        tasks: tuple[Task, ...] = await self._take(command)
+        return tasks
+
+    def _take(self, command: Command | CreateMany) -> asyncio.Future[Any]:
+        """Put a command into the queue, and have it worked off."""
         if not self.alive:
             raise Unavailable("The server is shutting down; try again.")
         size = size_of(command)
         if self._waiting_commands >= self.waiting_commands_max or self._waiting_bytes + size > WAITING_BYTES_MAX:
             self.gauges.turned_away += 1
             raise Unavailable(f"Too many changes are waiting to be written ({self._waiting_commands}); try again.")
-        future: asyncio.Future[Task | None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         entry = Entry(command, size, future, time.monotonic())
         if self.tracer is not None:
             entry.trace = self.tracer.change(command, future)
@@ -107,11 +145,12 @@ class Writer:
             task = asyncio.create_task(self._run(self._idle.pop()), name="writer", context=Context())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return await future
+        return future
 
     async def close(self) -> None:
         """Take no more commands, finish those that were accepted, and stop."""
         self._closing = True
+        await self.messenger.close()
         while self._tasks:
             # Whoever gives up waiting gives up nothing but waiting.
             await asyncio.wait(self._tasks)
@@ -137,7 +176,8 @@ class Writer:
                     if self.tracer is None:
                         await committer.work_off(group)
                     else:
-                        with self.tracer.group([(entry.command.task_id, entry.trace) for entry in group]):
+                        traced = [(task_id, entry.trace) for entry in group for task_id in entry.command.task_ids]
+                        with self.tracer.group(traced):
                             await committer.work_off(group)
                 except Exception:
                     # A fault of ours, after the commit for all we know. The writer goes on.
@@ -164,18 +204,20 @@ class Writer:
         """Take a group of what waits; its tasks are held until it is released."""
         group: list[Entry] = []
         task_ids: set[str] = set()
+        held = self._held.keys()
         size = 0
         while self._waiting and len(group) < self._group_commands_max:
             entry = self._waiting[0]
-            held = self._held.get(entry.command.task_id)
-            if held is not None:
-                held.append(self._waiting.popleft())
+            named = entry.command.task_ids
+            if not held.isdisjoint(named):
+                busy = next(task_id for task_id in named if task_id in held)
+                self._held[busy].append(self._waiting.popleft())
                 continue
             size += entry.size
             if group and size > GROUP_BYTES_MAX:
                 break
             group.append(self._waiting.popleft())
-            task_ids.add(entry.command.task_id)
+            task_ids.update(named)
             self._waiting_bytes -= entry.size
         self._waiting_commands -= len(group)
         self._held.update((task_id, []) for task_id in task_ids)
@@ -213,5 +255,5 @@ class Writer:
 
     def _release(self, group: list[Entry]) -> None:
         """Let go of a group's tasks; what waited for them is next."""
-        for task_id in {entry.command.task_id for entry in group}:
+        for task_id in {task_id for entry in group for task_id in entry.command.task_ids}:
             self._waiting.extendleft(reversed(self._held.pop(task_id)))

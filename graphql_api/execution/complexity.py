@@ -3,13 +3,14 @@
     { tasks(first: 100) { nodes { taskId history(first: 10) { seq } } } }
 
 costs 1 for `tasks`, 1 for `nodes`, and for each of 100 tasks 2 fields and 10 events of 1 field: 1 + 1 + 100 · (2 + 10).
+A list that is handed over is a page of that size: what is made of its items comes back as a list.
 `@skip` and `@include` change nothing about it, and a page that is asked for twice is paid twice.
 
 The cost is worked out when the plan is made. Only page sizes that are variables are left for later; an operation that
 has none, as nearly all, is never asked again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,25 +18,29 @@ from graphql import (
     FieldNode,
     FragmentDefinitionNode,
     FragmentSpreadNode,
+    GraphQLField,
     GraphQLSchema,
     InlineFragmentNode,
     IntValueNode,
+    ListValueNode,
     OperationDefinitionNode,
     SelectionSetNode,
     VariableNode,
     get_named_type,
     get_nullable_type,
+    is_input_object_type,
     is_list_type,
 )
+from graphql.utilities.coerce_input_value import coerce_default_value
 
 from storage import TooLarge
 from storage.limits import HISTORY_PAGE_DEFAULT, HISTORY_PAGE_MAX, TASKS_PAGE_DEFAULT, TASKS_PAGE_MAX
 
 # Pages are at most so large; a larger one is refused by who would read it, with a better message.
 PAGE_MAX: Final = max(HISTORY_PAGE_MAX, TASKS_PAGE_MAX)
-# What a page has when nobody says how large it is to be.
+# What a page has when nobody says how large it is to be, neither the document nor the schema.
 PAGE_DEFAULT: Final = max(HISTORY_PAGE_DEFAULT, TASKS_PAGE_DEFAULT)
-_SIZES: Final = ("first", "last")
+_SIZES: Final = ("first", "last", "limit")
 
 
 @dataclass(slots=True)
@@ -64,12 +69,15 @@ class _Size:
 
     number: int | None
     variables: tuple[str, ...] = ()
+    # What the schema says where they say nothing.
+    usual: int = PAGE_DEFAULT
 
     def given(self, variables: Mapping[str, Any]) -> int:
-        numbers = [_bounded(value) for name in self.variables if isinstance(value := variables.get(name), int)]
+        values = (variables.get(name) for name in self.variables)
+        numbers = [_bounded(_count(value)) for value in values if isinstance(value, int | list)]
         if self.number is not None:
             numbers.append(self.number)
-        return max(numbers, default=PAGE_DEFAULT)
+        return max(numbers, default=self.usual)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +146,13 @@ class Complexity:
         if node.selection_set is None or definition is None:
             # A leaf, or introspection, which has a bound of its own.
             return cost
-        paged = any(name in definition.args for name in _SIZES)
-        if paged:
-            size = _size(node)
+        sizing = _sizing(definition)
+        if sizing:
+            size = _size(node, definition, sizing)
         named = get_named_type(definition.type)
         if not is_list_type(get_nullable_type(definition.type)):
             # The lists of a connection are of the size that was asked of it.
-            cost.add(self._of(node.selection_set, named, size if paged else _ONE))
+            cost.add(self._of(node.selection_set, named, size if sizing else _ONE))
             return cost
         each = self._of(node.selection_set, named, _ONE)
         if size.variables:
@@ -154,11 +162,27 @@ class Complexity:
         return cost
 
 
-def _size(node: FieldNode) -> _Size:
-    values = [argument.value for argument in node.arguments or () if argument.name.value in _SIZES]
+def _sizing(field: GraphQLField) -> list[str]:
+    """The arguments that say how many items a field has: numbers, or lists of what is to be done."""
+    return [
+        name
+        for name, argument in field.args.items()
+        if name in _SIZES
+        or (is_list_type(get_nullable_type(argument.type)) and is_input_object_type(get_named_type(argument.type)))
+    ]
+
+
+def _size(node: FieldNode, field: GraphQLField, sizing: Sequence[str]) -> _Size:
+    values = [argument.value for argument in node.arguments or () if argument.name.value in sizing]
     numbers = [_bounded(int(value.value)) for value in values if isinstance(value, IntValueNode)]
+    numbers += [_bounded(len(value.values)) for value in values if isinstance(value, ListValueNode)]
     variables = tuple(value.name.value for value in values if isinstance(value, VariableNode))
-    return _Size(max(numbers, default=None), variables)
+    defaults = [value for name in sizing if isinstance(value := coerce_default_value(field.args[name]), int)]
+    return _Size(max(numbers, default=None), variables, max(defaults, default=PAGE_DEFAULT))
+
+
+def _count(value: int | list[Any]) -> int:
+    return len(value) if isinstance(value, list) else value
 
 
 def _bounded(size: int) -> int:

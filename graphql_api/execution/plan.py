@@ -23,8 +23,13 @@ from graphql import (
     GraphQLError,
     OperationDefinitionNode,
     OperationType,
+    get_named_type,
+    get_nullable_type,
+    is_input_object_type,
+    is_list_type,
     located_error,
     parse,
+    type_from_ast,
     validate,
 )
 
@@ -49,6 +54,8 @@ _SOURCE_TIMES: Final = 6
 PROVEN_PLANS_MAX: Final = 375
 # Documents that have so many are prepared beside the loop.
 LONG_DOCUMENT_CHARACTERS: Final = 1_000
+# Things to do that one list may hold.
+LIST_ITEMS_MAX: Final = 1_000
 # Enough to mend a document by; finding all would take long in one that is made to have many.
 VALIDATION_ERRORS_MAX: Final = 10
 
@@ -66,6 +73,8 @@ class Plan:
     gauges: OperationGauges
     # What it costs, if that depends on its variables.
     complexity: Complexity | None = None
+    # Its variables that are lists of things to do.
+    lists: tuple[str, ...] = ()
     # What it is thought to take in memory, all in all and for what was compiled.
     bytes: int = 0
     source_bytes: int = 0
@@ -253,6 +262,7 @@ class Plans:
             name,
             self.gauges.operation(operation.operation.value, name),
             complexity if complexity.depends else None,
+            self._lists(operation),
         )
 
     def _prepare(self, query: str, operation_name: str | None) -> tuple[OperationDefinitionNode, Executor, Complexity]:
@@ -265,6 +275,18 @@ class Plans:
         except Refusal as error:
             raise RequestRefused([refusal(error)]) from None
         return operation, Executor(self._schema, document, operation, compiled=self._compiled), complexity
+
+    def _lists(self, operation: OperationDefinitionNode) -> tuple[str, ...]:
+        """The variables that are lists of input objects."""
+        types: dict[str, Any] = {
+            node.variable.name.value: type_from_ast(self._schema, node.type)
+            for node in operation.variable_definitions or ()
+        }
+        return tuple(
+            name
+            for name, type_ in types.items()
+            if is_list_type(get_nullable_type(type_)) and is_input_object_type(get_named_type(type_))
+        )
 
     def _valid(self, query: str) -> DocumentNode:
         """The document, which keeps its bounds and fits the schema."""
@@ -336,6 +358,11 @@ class Plans:
 
     def _coerced(self, plan: Plan, variables: dict[str, Any] | None) -> Variables:
         try:
+            for name in plan.lists:
+                # Before they are looked at, one after the other.
+                items = (variables or {}).get(name)
+                if isinstance(items, list) and len(items) > LIST_ITEMS_MAX:
+                    raise BadInput(f"${name} must have at most {LIST_ITEMS_MAX} items, got {len(items)}.")
             coerced = plan.executor.coerce(variables)
             if plan.complexity is not None:
                 plan.complexity.check(coerced.coerced)

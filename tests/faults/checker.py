@@ -193,7 +193,7 @@ def _line(row: Any) -> Line:
 
 
 def _task(row: Any) -> Task:
-    values = {name: row[name] for name in Task._fields if name != "last_event"}
+    values = {name: row[name] for name in Task._fields if name not in ("plan", "last_event")}
     metadata = values.pop("metadata")
     return Task(
         **{**values, "status": Status(values["status"])},

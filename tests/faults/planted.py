@@ -32,8 +32,8 @@ def publish_before_commit() -> None:
         try:
             await connection.begin(lock_timeout_ms)
             commands = [entry.command for entry in entries]
-            outcomes, updates = await group.write(connection, commands, now, seen)
-            await self._published(updates)
+            done = await group.write(connection, commands, now, seen)
+            await self._aftermath.follow(done)
             await asyncio.sleep(WINDOW_S)
             try:
                 await connection.commit()
@@ -43,7 +43,7 @@ def publish_before_commit() -> None:
             if isinstance(error, OutcomeUnknown) or not await committer._rolled_back(connection):
                 self.disconnect()
             raise
-        return outcomes, ()
+        return group.Done(done.results, [])
 
     _replace(Committer, "_commit", commit)
 
@@ -92,9 +92,9 @@ def no_idempotency_keys() -> None:
 
     fold = group._fold
 
-    def forgetful_fold(row: Any, command: Any, now: datetime) -> Task | None:
+    def forgetful_fold(row: Any, command: Any, *rest: Any) -> Task | None:
         row.keys.clear()
-        task = fold(row, command, now)
+        task = fold(row, command, *rest)
         # Those whose metadata says which report they are.
         if row.event_keys and not isinstance(command, UpdateProgress):
             row.event_keys[-1] = group._NO_KEY

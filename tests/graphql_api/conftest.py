@@ -57,12 +57,15 @@ def serving(database: str) -> Serving:
     @asynccontextmanager
     async def serve(**options: Any) -> AsyncIterator[Api]:
         nonlocal admin_key
+        # What time makes due is done only where a test is about it.
+        timers = options.pop("timers", False)
+        feed_url = options.pop("feed", None)
         options.setdefault("migrate_on_start", False)
         options.setdefault("execution", EXECUTION)
         settings = Settings(database_url=SecretStr(database), **options)
         with _listening("127.0.0.1", 0) as listener:
             origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            async with open_configured_storage(settings, database) as storage:
+            async with open_configured_storage(settings, database, feed_url=feed_url, timers=timers) as storage:
                 admin_key = admin_key or await storage.keys.create("admin", [Permission.ADMIN])
                 stopping = asyncio.Event()
                 app = build_app(settings, storage, stopping)

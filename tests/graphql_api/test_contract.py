@@ -31,6 +31,7 @@ PROMISED: Final = build_schema("""
     enum TaskUpdateType { SNAPSHOT EVENT PROGRESS COMPLETE FAIL CANCEL DELETE }
     enum TokenScope { READ REPORT }
     enum Permission { READ REPORT CREATE LIST DELETE ADMIN }
+    enum OnDependencyFailure { CANCEL IGNORE }
 
     type Query {
       task(taskId: ID!): Task
@@ -39,18 +40,25 @@ PROMISED: Final = build_schema("""
     }
 
     type Mutation {
-      create(taskId: ID!, status: TaskStatus = PENDING, progress: Int = 0, metadata: JSON): Task!
-      addEvent(taskId: ID!, event: EventInput!, idempotencyKey: String): Task!
-      updateProgress(taskId: ID!, progress: Int!, idempotencyKey: String): Task!
-      complete(taskId: ID!, metadata: JSON, idempotencyKey: String): Task!
-      fail(taskId: ID!, error: String!, metadata: JSON, idempotencyKey: String): Task!
-      cancel(taskId: ID!, metadata: JSON, idempotencyKey: String): Task!
+      create(taskId: ID!, status: TaskStatus = PENDING, progress: Int = 0, metadata: JSON, options: TaskOptions): Task!
+      addEvent(taskId: ID!, event: EventInput!, idempotencyKey: String, token: String): Task!
+      updateProgress(taskId: ID!, progress: Int!, idempotencyKey: String, token: String): Task!
+      complete(taskId: ID!, metadata: JSON, idempotencyKey: String, token: String): Task!
+      fail(taskId: ID!, error: String!, metadata: JSON, idempotencyKey: String, token: String): Task!
+      cancel(taskId: ID!, metadata: JSON, idempotencyKey: String, token: String): Task!
       delete(taskId: ID!): ID!
+      createMany(tasks: [NewTask!]!): [Task!]!
+      report(reports: [TaskReport!]!): [ReportResult!]!
+      deleteMany(filter: TaskFilter!): Int!
+      claim(queue: String = "default", worker: String!, limit: Int = 1, leaseSeconds: Int = 60): [Claim!]!
+      heartbeat(taskId: ID!, token: String!, leaseSeconds: Int = 60): Claim!
+      release(taskId: ID!, token: String!): Task!
       createTaskToken(taskId: ID!, scope: TokenScope!, expiresInSeconds: Int = 3600): TaskToken!
     }
 
     type Subscription {
       taskUpdates(taskId: ID!, afterSeq: Int): TaskUpdate!
+      queueReady(queue: String = "default"): QueueReady!
     }
 
     type Task {
@@ -69,6 +77,20 @@ PROMISED: Final = build_schema("""
       completedAt: DateTime
       failedAt: DateTime
       canceledAt: DateTime
+      tags: [String!]!
+      queue: String
+      priority: Int!
+      startAt: DateTime
+      dependsOn: [ID!]!
+      blockedBy: [ID!]!
+      attempt: Int!
+      maxAttempts: Int!
+      nextAttemptAt: DateTime
+      worker: String
+      leaseExpiresAt: DateTime
+      stale: Boolean!
+      expiresAt: DateTime
+      deleteAt: DateTime
     }
 
     type TaskToken {
@@ -94,6 +116,34 @@ PROMISED: Final = build_schema("""
     type TaskEdge { cursor: String! node: Task! }
     type PageInfo { hasNextPage: Boolean! hasPreviousPage: Boolean! startCursor: String endCursor: String }
     input TaskFilter { status: [TaskStatus!] }
+    input TaskOptions {
+      tags: [String!]
+      queue: String
+      priority: Int
+      startAt: DateTime
+      dependsOn: [ID!]
+      onDependencyFailure: OnDependencyFailure = CANCEL
+      retry: RetryInput
+      expiresAt: DateTime
+      keepForSeconds: Int
+    }
+    input RetryInput { maxAttempts: Int! initialDelaySeconds: Int = 10 maxDelaySeconds: Int = 3600 factor: Float = 2 }
+    input NewTask { taskId: ID! status: TaskStatus progress: Int metadata: JSON options: TaskOptions }
+    input TaskReport {
+      taskId: ID!
+      event: EventInput
+      progress: Int
+      complete: Boolean
+      fail: String
+      cancel: Boolean
+      metadata: JSON
+      idempotencyKey: String
+      token: String
+    }
+    type ReportResult { taskId: ID! task: Task error: ReportError }
+    type ReportError { code: String! message: String! }
+    type Claim { task: Task! token: String! attempt: Int! expiresAt: DateTime! }
+    type QueueReady { queue: String! ready: Int! }
     type Viewer { name: String authenticated: Boolean! permissions: [Permission!]! }
 """)
 

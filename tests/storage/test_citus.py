@@ -16,9 +16,12 @@ from graphql_api import cli
 from storage import (
     Complete,
     Create,
+    CreateMany,
     Delete,
     Health,
+    Heartbeat,
     IdempotencyConflict,
+    Options,
     StartupError,
     Status,
     Storage,
@@ -39,6 +42,7 @@ from storage.database import open_engine
 from storage.errors import OutcomeUnknown
 from storage.pool import POSTGRES
 from storage.reader import EVENTS_BYTES_MAX
+from storage.timers import Timers
 from tests.citus import SHARDS, CitusCluster
 from tests.postgres import execute, session
 from tests.storage.helpers import (
@@ -156,12 +160,12 @@ async def test_migrations_change_distributed_tables(citus: CitusCluster) -> None
     def migrate(connection: Connection) -> None:
         with connection.begin():
             op = Operations(MigrationContext.configure(connection))
-            op.add_column("tasks", Column("priority", Integer, nullable=False, server_default="0"))
-            op.create_check_constraint("tasks_priority", "tasks", "priority >= 0")
+            op.add_column("tasks", Column("rank", Integer, nullable=False, server_default="0"))
+            op.create_check_constraint("tasks_rank", "tasks", "rank >= 0")
             op.drop_index("tasks_created_at_task_id", table_name="tasks")
-            op.create_index("tasks_priority_task_id", "tasks", ["priority", "task_id"])
-            op.execute("UPDATE tasks SET priority = 5")
-            op.alter_column("tasks", "priority", server_default=None)
+            op.create_index("tasks_rank_task_id", "tasks", ["rank", "task_id"])
+            op.execute("UPDATE tasks SET rank = 5")
+            op.alter_column("tasks", "rank", server_default=None)
 
     async with open_storage(database) as storage:
         await submit(storage, *(Create(task_id=task_id) for task_id in IDS))
@@ -170,7 +174,7 @@ async def test_migrations_change_distributed_tables(citus: CitusCluster) -> None
             await connection.run_sync(migrate)
         await engine.dispose()
         async with session(database) as other:
-            assert [row[0] for row in await other.fetch("SELECT priority FROM tasks")] == [5] * len(IDS)
+            assert [row[0] for row in await other.fetch("SELECT rank FROM tasks")] == [5] * len(IDS)
         # Who is at work goes on.
         assert [task.seq for task in await submit(storage, *map(note, IDS))] == [2] * len(IDS)
 
@@ -492,3 +496,54 @@ async def test_an_unknown_error_of_citus_is_not_hidden(distributed_database: str
     async with open_storage(distributed_database) as storage:
         with pytest.raises(asyncpg.FeatureNotSupportedError):
             await storage.pool.run("SELECT FROM tasks FOR UPDATE")
+
+
+# What is more than reports.
+
+
+async def test_each_task_of_a_queue_goes_to_one_worker(distributed_database: str) -> None:
+    async with processes(distributed_database, distributed_database) as (first, second):
+        many = tuple(Create(task_id=task_id, options=Options(queue="q", tags=("a b", "ü"))) for task_id in IDS)
+        assert len(await first.writer.create_many(CreateMany(tasks=many))) == len(IDS)
+        assert await first.reader.ready("q") == len(IDS)
+        done: list[str] = []
+
+        async def work(storage: Storage, name: str) -> None:
+            # Who gets nothing may have been beaten to it.
+            while await storage.reader.ready("q"):
+                for claim in await storage.claimer.claim("q", name, limit=7):
+                    task_id, token = claim.task.task_id, claim.token
+                    assert await submit(storage, Heartbeat(task_id=task_id, token=token, lease_s=60))
+                    assert await submit(storage, UpdateProgress(task_id=task_id, progress=5, token=token))
+                    (ended,) = await submit(storage, Complete(task_id=task_id, token=token))
+                    assert (ended.status, ended.plan.tags) == (Status.SUCCESS, ("a b", "ü"))
+                    done.append(task_id)
+
+        await asyncio.gather(*(work(storage, f"w{n}") for n in range(2) for storage in (first, second)))
+        assert sorted(done) == IDS
+        assert await first.claimer.claim("q", "w") == []
+
+
+async def test_who_waits_for_tasks_of_other_shards_is_told(distributed_database: str) -> None:
+    async with open_storage(distributed_database) as storage:
+        await submit(storage, *(Create(task_id=task_id) for task_id in IDS[:20]))
+        waiting = Options(queue="q", depends_on=IDS[:20])
+        (made,) = await submit(storage, Create(task_id="waits", options=waiting))
+        assert made.plan.blocked_by == tuple(IDS[:20])
+        await submit(storage, Create(task_id="waits too", options=waiting))
+        await submit(storage, *(Complete(task_id=task_id) for task_id in IDS[:20]))
+        await storage.writer.messenger.brought()
+        assert await storage.reader.ready("q") == 2
+        async with session(distributed_database) as other:
+            assert await other.fetch("SELECT FROM task_dependencies") == []
+
+
+async def test_what_is_due_is_done(distributed_database: str) -> None:
+    async with open_storage(distributed_database) as storage:
+        kept = Options(keep_for_s=0)
+        await submit(storage, *(Create(task_id=task_id, options=kept) for task_id in IDS))
+        await submit(storage, *(Complete(task_id=task_id) for task_id in IDS))
+        timers = Timers(storage.pool, storage.writer)
+        assert await timers.look() == len(IDS)
+        await timers.close()
+        assert await storage.reader.count(None) == 0

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from storage import Command, Create, Unavailable, Update, UpdateProgress, open_storage
+from storage import Command, Create, CreateMany, Unavailable, Update, UpdateProgress, open_storage
 from storage.feed import BUFFERED_UPDATES_MAX, age_s
 from storage.gauges import Histogram
 from storage.lifecycle import decide
@@ -195,8 +195,8 @@ class _Tracer:
         self.told: list[str] = []
         self._changes = 0
 
-    def change(self, command: Command, outcome: asyncio.Future[Any]) -> int:
-        self.told.append(f"change {command.task_id}")
+    def change(self, command: Command | CreateMany, outcome: asyncio.Future[Any]) -> int:
+        self.told.append(f"change {' '.join(command.task_ids)}")
         self._changes += 1
         return self._changes
 

@@ -226,6 +226,33 @@ A_TASK: Final = {
 AN_EVENT: Final = {"task_id": "T", "seq": 1, "event_type": "LOG", "message": "m", "timestamp": NOW}
 A_KEY: Final = {"key_id": "K", "name": "ci", "secret_hash": b"", "permissions": ["READ"], "created_at": NOW}
 A_SIGNING_KEY: Final = {"key_id": "S", "secret": b"s", "created_at": NOW}
+A_PLANNED_TASK: Final = {
+    **A_TASK,
+    "tags": [],
+    "queue": "default",
+    "priority": 0,
+    "depends_on": [],
+    "on_dependency_failure": "CANCEL",
+    "max_attempts": 2,
+    "retry_initial_s": 1,
+    "retry_max_s": 1,
+    "retry_factor": 1.0,
+    "blocked_by": [],
+    "attempt": 0,
+    "ready": True,
+}
+A_CLAIMED_TASK: Final = {
+    **A_PLANNED_TASK,
+    "status": "IN_PROGRESS",
+    "started_at": NOW,
+    "attempt": 2,
+    "ready": False,
+    "worker": "w",
+    "lease_expires_at": NOW,
+    "lease_token": "t",
+}
+A_DEPENDENCY: Final = {"task_id": "T", "dependent_id": "D"}
+A_DUTY: Final = {"name": "timers", "holder": "h", "held_until": NOW}
 A_KEYED_EVENT: Final = {**AN_EVENT, "idempotency_key": "k", "fingerprint": b"f"}
 
 # What each constraint refuses: rows of which the last one is too much.
@@ -244,6 +271,33 @@ REFUSED: Final[list[tuple[str, str, list[dict[str, Any]]]]] = [
     ("tasks_canceled_at", "tasks", [{**A_TASK, "status": "CANCELED"}]),
     ("tasks_canceled_at", "tasks", [{**A_TASK, "canceled_at": NOW}]),
     ("tasks_canceled_at", "tasks", [{**A_TASK, "status": "SUCCESS", "completed_at": NOW, "canceled_at": NOW}]),
+    *(
+        ("tasks_plan", "tasks", [{name: value for name, value in A_PLANNED_TASK.items() if name != missing}])
+        for missing in (
+            "tags",
+            "priority",
+            "depends_on",
+            "on_dependency_failure",
+            "max_attempts",
+            "blocked_by",
+            "ready",
+        )
+    ),
+    ("tasks_plan", "tasks", [{**A_TASK, "tags": ["a"]}]),
+    ("tasks_attempt", "tasks", [{**A_PLANNED_TASK, "attempt": -1}]),
+    ("tasks_attempt", "tasks", [{**A_CLAIMED_TASK, "attempt": 3}]),
+    ("tasks_attempts_left", "tasks", [{**A_PLANNED_TASK, "attempt": 2}]),
+    ("tasks_ready", "tasks", [{**A_PLANNED_TASK, "queue": None}]),
+    ("tasks_ready", "tasks", [{**A_PLANNED_TASK, "blocked_by": ["other"]}]),
+    ("tasks_ready", "tasks", [{**A_CLAIMED_TASK, "ready": True}]),
+    ("tasks_worker", "tasks", [{**A_CLAIMED_TASK, "worker": None}]),
+    ("tasks_worker", "tasks", [{**A_CLAIMED_TASK, "lease_expires_at": None}]),
+    ("tasks_lease", "tasks", [{**A_CLAIMED_TASK, "lease_token": None}]),
+    ("tasks_lease", "tasks", [{**A_CLAIMED_TASK, "status": "SUCCESS", "completed_at": NOW}]),
+    ("tasks_lease", "tasks", [{**A_CLAIMED_TASK, "status": "PENDING", "attempt": 1}]),
+    ("task_dependencies_pkey", "task_dependencies", [A_DEPENDENCY, A_DEPENDENCY]),
+    ("task_dependencies_outcome", "task_dependencies", [{**A_DEPENDENCY, "outcome": "PENDING"}]),
+    ("duties_pkey", "duties", [A_DUTY, A_DUTY]),
     ("task_events_pkey", "task_events", [AN_EVENT, AN_EVENT]),
     ("task_events_seq", "task_events", [{**AN_EVENT, "seq": 0}]),
     ("task_events_event_type", "task_events", [{**AN_EVENT, "event_type": "WARNING"}]),
@@ -263,6 +317,12 @@ TAKEN: Final[list[tuple[str, list[dict[str, Any]]]]] = [
     ("tasks", [{**A_TASK, "status": "SUCCESS", "completed_at": NOW, "started_at": NOW}]),
     ("tasks", [{**A_TASK, "status": "FAILED", "failed_at": NOW}]),
     ("tasks", [{**A_TASK, "status": "CANCELED", "canceled_at": NOW}]),
+    ("tasks", [A_PLANNED_TASK, {**A_CLAIMED_TASK, "task_id": "other"}]),
+    ("tasks", [{**A_PLANNED_TASK, "queue": None, "ready": False, "blocked_by": ["other"]}]),
+    # The token may outlive the lease.
+    ("tasks", [{**A_CLAIMED_TASK, "status": "FAILED", "failed_at": NOW, "worker": None, "lease_expires_at": None}]),
+    ("task_dependencies", [A_DEPENDENCY, {**A_DEPENDENCY, "dependent_id": "other", "outcome": "DELETED"}]),
+    ("duties", [A_DUTY]),
     ("task_events", [AN_EVENT, {**AN_EVENT, "seq": 2}, {**AN_EVENT, "task_id": "other"}]),
     ("task_events", [A_KEYED_EVENT, {**A_KEYED_EVENT, "task_id": "other"}]),
     ("api_keys", [{**A_KEY, "revoked_at": NOW}, {**A_KEY, "key_id": "other"}]),
