@@ -40,7 +40,7 @@ async def listen(url: str, key: str | None, queue: str, ring: Callable[[], None]
                 log.debug("Listening for tasks of queue %s", queue)
                 waits = pauses()
                 await _hear(wire, ring)
-        except (OSError, LookupError, TypeError, ValueError, TimeoutError, WebSocketException, _Silent) as error:
+        except (OSError, LookupError, AttributeError, TypeError, ValueError, WebSocketException, _Silent) as error:
             # Among them what a server says that is none of ours.
             log.debug("Nothing can be heard of queue %s, so it is asked for tasks every few seconds: %s", queue, error)
         await asyncio.sleep(next(waits))

@@ -24,7 +24,7 @@ from worker.backoff import jittered
 from worker.client import Client
 from worker.errors import LeaseLost, Unreachable, Unwanted, WorkerError
 from worker.progress import Progress
-from worker.reports import Reports
+from worker.reports import WRONG_RESULT, Reports
 from worker.task import ClaimedTask, Job
 
 log: Final = logging.getLogger("spectral.worker")
@@ -137,8 +137,8 @@ class Claim:
             if unwanted is not None:
                 raise unwanted
             if error is None:
-                await self._progress.close()
-                await self._reports.complete(self._task.result)
+                error = await self._complete()
+            if error is None:
                 self.outcome = Outcome.COMPLETED
             elif isinstance(self._why, Interrupted) or not isinstance(error, Exception):
                 await self._give_back()
@@ -152,6 +152,17 @@ class Claim:
         except WorkerError as why:
             log.error("What became of task %s could not be told: %s", self.job.task_id, why)
         return goes_no_further
+
+    async def _complete(self) -> Exception | None:
+        """Say that it succeeded; return what is wrong with its result, if that cannot be told."""
+        await self._progress.close()
+        try:
+            await self._reports.complete(self._task.result)
+        except Unwanted:
+            raise
+        except WRONG_RESULT as error:
+            return error
+        return None
 
     async def _give_back(self) -> None:
         await self._progress.close()

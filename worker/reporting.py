@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
 from worker.client import Client
-from worker.errors import Unreachable, WorkerError
+from worker.errors import Unreachable, Unwanted, WorkerError
 from worker.progress import Counter, Progress
-from worker.reports import Reports
+from worker.reports import WRONG_RESULT, Reports
 from worker.task import Task
 
 T = TypeVar("T")
@@ -36,7 +36,13 @@ async def reporting_async(
                 await _fail(reports, progress, error)
             raise
         await progress.close()
-        await reports.complete(task.result)
+        try:
+            await reports.complete(task.result)
+        except Unwanted:
+            raise
+        except WRONG_RESULT as error:
+            await _fail(reports, progress, error)
+            raise
 
 
 @asynccontextmanager

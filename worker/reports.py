@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from worker.client import Client
 from worker.documents import ADD_EVENT, COMPLETE, FAIL, HEARTBEAT, RELEASE, UPDATE_PROGRESS
-from worker.errors import TASK_FINISHED, Unwanted
+from worker.errors import TASK_FINISHED, Refused, Unwanted
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 """What metadata may be."""
@@ -19,6 +19,8 @@ EventType: TypeAlias = Literal["LOG", "PROGRESS", "ERROR", "SUCCESS"]
 # How long a report is sent again for which no lease sets a time.
 PATIENCE_S: Final = 60.0
 ERROR_CHARACTERS_MAX: Final = 2_000
+# What is raised when metadata is not JSON, or not such as the server takes.
+WRONG_RESULT: Final = (Refused, TypeError, ValueError, RecursionError)
 _MORE: Final = " […]"
 _HIDDEN: Final = "[hidden]"
 _CREDENTIALS_IN_URL: Final = re.compile(r"(?<=://)[^\s/@]+(?=@)")

@@ -8,7 +8,7 @@ import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import suppress
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from worker.backoff import jittered, pauses
 from worker.bell import listen
@@ -64,7 +64,7 @@ class Worker:
         # Whether tasks may be ready, as far as is known, and when to ask whatever is known.
         self._rung = True
         self._ask_at = 0.0
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
         self._timers: list[asyncio.TimerHandle] = []
 
     async def __aenter__(self) -> Self:
@@ -166,6 +166,8 @@ class Worker:
     async def _claim(self, room: int) -> list[Claim]:
         # Whoever goes away while the server answers leaves tasks that nobody knows of, so the answer is waited for.
         asking = asyncio.create_task(self._ask(room), name=f"claim of {self.queue}")
+        self._background.add(asking)
+        asking.add_done_callback(self._done)
         try:
             return await asyncio.shield(asking)
         except asyncio.CancelledError:
@@ -199,7 +201,7 @@ class Worker:
         if not claim.entered:
             releasing = asyncio.create_task(self._give_back(claim), name=f"release of {claim.job.task_id}")
             self._background.add(releasing)
-            releasing.add_done_callback(self._given_back)
+            releasing.add_done_callback(self._done)
 
     async def _give_back(self, claim: Claim) -> None:
         if not claim.entered:
@@ -208,8 +210,8 @@ class Worker:
             except WorkerError as error:
                 log.warning("Task %s could not be given back: %s", claim.job.task_id, error)
 
-    def _given_back(self, releasing: asyncio.Task[None]) -> None:
-        self._background.discard(releasing)
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
         self._tell_news()
 
     def _given_up(self, claim: Claim) -> None:

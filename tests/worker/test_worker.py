@@ -2,16 +2,20 @@
 
 import asyncio
 import json
+import math
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
+from tests.faults.proxy import Proxy
 from tests.graphql_api.clients import until
 from tests.graphql_api.test_server import program
 from tests.worker.world import CREATE, WAIT_S, World, free_port, world
-from worker import ClaimedTask, LeaseLost, Outcome, Refused, Unwanted, documents
+from worker import ClaimedTask, LeaseLost, Outcome, Refused, Unwanted, Worker, documents
 
 # Long enough for whoever must be quicker, and never waited for.
 FAR_S = 600.0
@@ -142,6 +146,38 @@ async def test_reports_outlive_a_restart_of_the_server_and_are_written_once(data
                         await task.event("too late")
             break
     assert [event["message"] for event in film["history"]][2:] == ["before", "after"]
+
+
+async def test_a_report_whose_answer_is_lost_is_written_once(database: str) -> None:
+    async with world(database) as here, Proxy(httpx.URL(here.url).port or 0) as proxy:
+        await here.create("film")
+        by_proxy = f"http://127.0.0.1:{proxy.port}/graphql"
+        async with Worker(by_proxy, here.key, queue="video") as worker:
+            async for claim in worker.claims():
+                async with claim as task:
+                    with proxy.delayed(1):
+                        telling = asyncio.create_task(task.event("once"))
+                        async with asyncio.timeout(WAIT_S):
+                            while (await here.look("film"))["lastEvent"]["message"] != "once":
+                                pass
+                        await proxy.cut()
+                    await telling
+                break
+        film = await here.look("film")
+    assert [event["message"] for event in film["history"]].count("once") == 1
+
+
+@pytest.mark.parametrize("wrong", [{1, 2}, {"size": math.nan}, {"size": 2**70}, "x" * 300_000])
+async def test_a_result_that_cannot_be_told_fails_the_task(database: str, wrong: Any) -> None:
+    async with world(database) as here, here.worker() as worker:
+        await here.create("film")
+        async for claim in worker.claims():
+            async with claim as task:
+                task.result = wrong
+            break
+        film = await here.look("film")
+    assert claim.outcome is Outcome.FAILED
+    assert film["status"] == "FAILED"
 
 
 async def test_a_worker_that_waits_hears_of_a_new_task_at_once(database: str) -> None:
