@@ -25,6 +25,7 @@ from pydantic_core import PydanticUndefined
 import graphql_api.errors  # noqa: F401 - the refusals that are listed are those of the modules that are loaded
 from graphql_api import batches
 from graphql_api.app import build_app
+from graphql_api.context import OPERATION_BYTES_MAX, OPERATION_EVENTS_MAX
 from graphql_api.execution import complexity, documents, json
 from graphql_api.metrics import Serving, of_workers
 from graphql_api.settings import PREFIX, Settings
@@ -233,6 +234,7 @@ def limits() -> Iterator[str]:
         ("`__schema` and `__type`", documents.INTROSPECTIONS_MAX, validation),
         ("fragments that spread themselves", "none", validation),
         ("what an operation costs", "complexity_max", too_large),
+        ("events that an operation reads, their bytes", _several(OPERATION_EVENTS_MAX, OPERATION_BYTES_MAX), too_large),
         ("page of a list", complexity.PAGE_MAX, bad),
         ("items of `createMany`, of `report`", _several(CREATE_MANY_TASKS_MAX, REPORTS_MAX), bad),
         ("tasks that one `deleteMany` deletes", batches.DELETED_MAX, "the rest stays, until it is asked again"),
@@ -248,15 +250,20 @@ def limits() -> Iterator[str]:
         ("bytes of headers, of a URL", http.HEADERS_BYTES_MAX, "431, 414"),
         ("time for headers to arrive", f"{http.HEADERS_TIMEOUT_S:g} s", "the connection is closed"),
         ("requests that wait on one connection", http.PIPELINED_REQUESTS_MAX, "400"),
-        ("operations a second from one address", "address_operations_per_second_max", limited),
-        ("operations a second with one credential", "credential_operations_per_second_max", limited),
-        ("wrong credentials a minute from one address", "failed_sign_ins_per_minute_max", f"{limited}; close 1013"),
+        ("operations a second from one address", "operations_per_second_per_address_max", limited),
+        ("operations a second with one credential", "operations_per_second_per_credential_max", limited),
+        (
+            "wrong credentials a minute from one address",
+            "failed_sign_ins_per_minute_per_address_max",
+            f"{limited}; close 1013",
+        ),
         ("sockets and event streams of one address", "sockets_per_address_max", f"{limited}, also to a handshake"),
         ("sockets and event streams of one credential", "sockets_per_credential_max", f"{limited}; close 1013"),
         ("time to `connection_init`", "connection_init_timeout_ms", "close 4408"),
         ("time without an operation", "socket_idle_timeout_ms", "close 4410"),
         ("operations open on a socket", "operations_per_socket_max", bad),
-        ("messages and pings a second on a socket", "socket_messages_per_second_max", "they are read more slowly"),
+        ("bytes of the messages by which they were asked for", "twice as many as one message may have", too_large),
+        ("messages and pings a second on a socket", "messages_per_second_per_socket_max", "they are read more slowly"),
         ("fragments of a socket's message", websocket.FRAGMENTS_MAX, "close 1008"),
     ]
     yield from _table(["what", "bound", "at the bound"], ([what, *_bound(bound), then] for what, bound, then in rows))

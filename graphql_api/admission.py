@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from graphql_api.auth import Doorkeeper, Viewer
-from graphql_api.errors import RateLimited, Unauthenticated
+from graphql_api.auth import Doorkeeper, Viewer, credential_of
+from graphql_api.errors import Expired, RateLimited, Unauthenticated
 from graphql_api.rates import NAMES_MAX, Buckets
 from graphql_api.settings import Settings
 from graphql_api.wire.addresses import Addresses
@@ -36,16 +36,14 @@ class Admission:
     def __init__(self, settings: Settings, doorkeeper: Doorkeeper, clock: Callable[[], float] = time.monotonic) -> None:
         self._doorkeeper = doorkeeper
         self._addresses = Addresses(settings.trusted_proxies, settings.unlimited_addresses)
-        self._of_source = _buckets(settings.address_operations_per_second_max, BURST_S, clock)
-        self._of_credential = _buckets(settings.credential_operations_per_second_max, BURST_S, clock)
-        self._operations_max = settings.address_operations_per_second_max
-        self._credential_operations_max = settings.credential_operations_per_second_max
-        self._failures = _buckets(settings.failed_sign_ins_per_minute_max / MINUTE_S, MINUTE_S, clock)
-        self._failures_max = settings.failed_sign_ins_per_minute_max
+        self._operations_of_sources = _Rate("address", settings.operations_per_second_per_address_max, clock)
+        self._operations_of_credentials = _Rate("credential", settings.operations_per_second_per_credential_max, clock)
+        self._failures = _buckets(settings.failed_sign_ins_per_minute_per_address_max / MINUTE_S, MINUTE_S, clock)
+        self._failures_max = settings.failed_sign_ins_per_minute_per_address_max
         self._good = _Remembered(CREDENTIALS_MAX)
         self._wrong = _Remembered(CREDENTIALS_MAX)
-        self.sockets_of_sources = Places(settings.sockets_per_address_max)
-        self.sockets_of_credentials = Places(settings.sockets_per_credential_max)
+        self.sockets_of_sources = Places("address", settings.sockets_per_address_max)
+        self.sockets_of_credentials = Places("credential", settings.sockets_per_credential_max)
 
     def source(self, peer: str | None, headers: Headers) -> str | None:
         """By which name a client is counted; None for one that is not."""
@@ -57,47 +55,27 @@ class Admission:
 
     def begin(self, source: str | None) -> None:
         """Count an operation of an address; RateLimited when there were too many."""
-        if source is not None and self._of_source is not None:
-            wait_s = self._of_source.take(source)
-            if wait_s:
-                raise RateLimited(
-                    f"One address may send {self._operations_max} operations a second, "
-                    f"and {BURST_S:.0f} times as many at once.",
-                    wait_s,
-                )
+        self._operations_of_sources.take(source)
 
     async def viewer(self, authorization: str | None, source: str | None) -> Viewer:
         """Whoever sends an operation, which is counted for them."""
         if source is None:
             return await self._doorkeeper.viewer(authorization)
         viewer = await self.sign_in(authorization, source)
-        if viewer.authenticated and self._of_credential is not None:
-            wait_s = self._of_credential.take(name_of(viewer, authorization))
-            if wait_s:
-                raise RateLimited(
-                    f"One credential may send {self._credential_operations_max} operations a second, "
-                    f"and {BURST_S:.0f} times as many at once.",
-                    wait_s,
-                )
+        self._operations_of_credentials.take(counted_as(viewer, authorization, source))
         return viewer
 
     @contextmanager
     def stream(self, viewer: Viewer, authorization: str | None, source: str | None) -> Iterator[None]:
         """Count a stream over HTTP for as long as it lasts, like a socket; RateLimited when there are too many."""
-        credential = name_of(viewer, authorization) if source is not None and viewer.authenticated else None
-        with (
-            self.sockets_of_sources.place(source, "address"),
-            self.sockets_of_credentials.place(credential, "credential"),
-        ):
+        credential = counted_as(viewer, authorization, source)
+        with self.sockets_of_sources.place(source), self.sockets_of_credentials.place(credential):
             yield
 
     def take_back(self, viewer: Viewer, authorization: str | None, source: str | None) -> None:
         """Count an operation no more: it will be counted when it comes another way."""
-        if source is not None:
-            if self._of_source is not None:
-                self._of_source.give_back(source)
-            if self._of_credential is not None and viewer.authenticated:
-                self._of_credential.give_back(name_of(viewer, authorization))
+        self._operations_of_sources.give_back(source)
+        self._operations_of_credentials.give_back(counted_as(viewer, authorization, source))
 
     async def sign_in(self, authorization: str | None, source: str | None) -> Viewer:
         """Whoever a credential stands for. An address from which many wrong ones came is not told about further ones.
@@ -107,7 +85,8 @@ class Admission:
         """
         if authorization is None or source is None or self._failures is None:
             return await self._doorkeeper.viewer(authorization)
-        if authorization not in self._good:
+        credential = credential_of(authorization)
+        if credential not in self._good:
             wait_s = self._failures.wait_s(source)
             if wait_s:
                 raise RateLimited(
@@ -116,58 +95,85 @@ class Admission:
                 )
         try:
             viewer = await self._doorkeeper.viewer(authorization)
-        except Unauthenticated:
-            self._good.forget(authorization)
-            if authorization not in self._wrong:
-                self._wrong.add(authorization)
-                self._failures.take(source)
+        except Expired:
+            # Nobody guesses what was good once. A whole office may come with such ones in the morning.
+            self._good.forget(credential)
             raise
-        self._good.add(authorization)
+        except Unauthenticated:
+            self._good.forget(credential)
+            if credential not in self._wrong:
+                self._wrong.add(credential)
+                # Of those that are sent at once, each was let through, and each counts.
+                self._failures.charge(source)
+            raise
+        self._good.add(credential)
         return viewer
 
 
 class Places:
-    """So many for each name, each given back."""
+    """So many sockets and streams for each name, each given back. A name that is None is not counted."""
 
-    def __init__(self, places_max: int) -> None:
-        """Zero is no limit."""
-        self.places_max = places_max
+    def __init__(self, kind: str, places_max: int) -> None:
+        """The kind is what the names are of; zero is no limit."""
+        self._kind = kind
+        self._places_max = places_max
         self._taken: dict[str, int] = {}
 
     def free(self, name: str | None) -> bool:
         """Whether there is one to take."""
-        return name is None or not self.places_max or self._taken.get(name, 0) < self.places_max
+        return name is None or not self._places_max or self._taken.get(name, 0) < self._places_max
 
-    def take(self, name: str | None) -> bool:
-        """Take one; False when all of them are taken."""
+    def take(self, name: str | None) -> None:
+        """Take one; RateLimited when all of them are taken."""
         if not self.free(name):
-            return False
-        if name is not None and self.places_max:
+            raise RateLimited(f"One {self._kind} may have {self._places_max} sockets and streams open.", RETRY_PLACE_S)
+        if name is not None and self._places_max:
             self._taken[name] = self._taken.get(name, 0) + 1
-        return True
-
-    @contextmanager
-    def place(self, name: str | None, kind: str) -> Iterator[None]:
-        """Have one for a while; RateLimited when all are taken."""
-        if not self.take(name):
-            raise RateLimited(f"One {kind} may have {self.places_max} sockets and streams open.", RETRY_PLACE_S)
-        try:
-            yield
-        finally:
-            self.give_back(name)
 
     def give_back(self, name: str | None) -> None:
         """Give back one that was taken."""
-        if name is None or not self.places_max:
+        if name is None or not self._places_max:
             return
         taken = self._taken.pop(name)
         if taken > 1:
             self._taken[name] = taken - 1
 
+    @contextmanager
+    def place(self, name: str | None) -> Iterator[None]:
+        """Have one for a while."""
+        self.take(name)
+        try:
+            yield
+        finally:
+            self.give_back(name)
+
     @property
     def names(self) -> int:
         """How many names have taken some."""
         return len(self._taken)
+
+
+class _Rate:
+    """So many operations a second for each name, and more at once. A name that is None is not counted."""
+
+    def __init__(self, kind: str, per_second_max: int, clock: Callable[[], float]) -> None:
+        """The kind is what the names are of; zero is no limit."""
+        self._buckets = _buckets(per_second_max, BURST_S, clock)
+        self._refusal = (
+            f"One {kind} may send {per_second_max} operations a second, and {BURST_S:.0f} times as many at once."
+        )
+
+    def take(self, name: str | None) -> None:
+        """Count an operation; RateLimited when there were too many."""
+        if name is not None and self._buckets is not None:
+            wait_s = self._buckets.take(name)
+            if wait_s:
+                raise RateLimited(self._refusal, wait_s)
+
+    def give_back(self, name: str | None) -> None:
+        """Count one less."""
+        if name is not None and self._buckets is not None:
+            self._buckets.give_back(name)
 
 
 class _Remembered:
@@ -193,9 +199,20 @@ class _Remembered:
         self._hashes.pop(hash(text), None)
 
 
-def name_of(viewer: Viewer, authorization: str | None) -> str:
-    """By which name a credential is counted: one that is renewed is the same client, a task token one of its own."""
-    return viewer.name if viewer.name and viewer.task_id is None else f"#{hash(authorization)}"
+def counted_as(viewer: Viewer, authorization: str | None, source: str | None) -> str | None:
+    """By which name a credential is counted, however it is written; None for one that is not.
+
+    A bearer token that is renewed is the same client, a task token one of its own. Nobody is counted as another who has
+    the same name elsewhere.
+    """
+    if source is None or not viewer.authenticated:
+        return None
+    if viewer.key_id is not None:
+        return f"key {viewer.key_id}"
+    if viewer.name is not None and viewer.task_id is None:
+        return f"sub {viewer.name}"
+    # What was signed: the last character of a signature has bits that say nothing.
+    return f"#{hash(credential_of(authorization or '').rpartition('.')[0])}"
 
 
 def _buckets(per_second: float, burst_s: float, clock: Callable[[], float]) -> Buckets | None:

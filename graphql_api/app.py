@@ -76,7 +76,7 @@ def build_app(settings: Settings, storage: Storage, stopping: asyncio.Event, tra
         admission,
         allowed_origins=settings.allowed_origins,
         connection_init_timeout_s=settings.connection_init_timeout_ms / 1000,
-        messages_per_second_max=settings.socket_messages_per_second_max,
+        messages_per_second_max=settings.messages_per_second_per_socket_max,
         idle_timeout_s=settings.socket_idle_timeout_ms / 1000,
         operations_max=settings.operations_per_socket_max,
         message_bytes_max=settings.body_bytes_max,

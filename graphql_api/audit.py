@@ -1,23 +1,27 @@
 """Who did what that somebody may have to answer for: a record for each, in the log, under a name of its own.
 
-A record has its facts as fields (``extra``), for logs that are searched, and says the same in words. Reports are not
-among them: a task's own log says who made those, as the ``actor`` of each event.
+A record is an action and its facts, which are fields (``extra``) for logs that are searched. Reports are not among
+them: a task's own log says who made those, as the ``actor`` of each event.
 """
 
+import asyncio
 import logging
+import os
+import pwd
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from getpass import getuser
 from typing import Final
 
 from graphql_api.auth import Viewer
+from graphql_api.errors import INTERNAL
 from storage import TASK_ID_CHARACTERS_MAX, Refusal
 
 log = logging.getLogger("spectral.audit")
 
 DONE: Final = "done"
-FAILED: Final = "INTERNAL_SERVER_ERROR"
+# Who asked has not waited for the answer. What was asked for is done nevertheless, if nothing speaks against it.
+ABANDONED: Final = "abandoned"
 
 
 class Action(StrEnum):
@@ -38,25 +42,18 @@ class Action(StrEnum):
 def record(
     action: Action, *, actor: str | None, outcome: str = DONE, task_id: str | None = None, **facts: object
 ) -> None:
-    """Write one record. Its fields: action, actor, outcome, task_id, and the facts; None where there is none."""
-    if not log.isEnabledFor(logging.INFO):
-        return
-    told = {name: str(value) for name, value in facts.items()}
-    # Quoted: names and IDs are the callers' own, and may hold line ends.
-    about = "" if task_id is None else f" task {task_id!r}"
-    more = "".join(f" {name}={value!r}" for name, value in told.items())
-    log.info(
-        "%s%s by %s: %s%s",
-        *(action, about, "anyone" if actor is None else repr(actor), outcome, more),
-        extra={"action": str(action), "actor": actor, "outcome": outcome, "task_id": task_id, **told},
-    )
+    """Write one record: the action, by whom, what came of it, the task if it is about one, and the facts."""
+    if log.isEnabledFor(logging.INFO):
+        about = {} if task_id is None else {"task_id": task_id}
+        told = {name: str(value) for name, value in facts.items()}
+        log.info("%s", action, extra={"actor": actor, "outcome": outcome, **about, **told})
 
 
 @contextmanager
 def recorded(
     action: Action, viewer: Viewer, *, task_id: str | None = None, **facts: object
 ) -> Iterator[dict[str, object]]:
-    """Record what comes of the block: done, or the code with which it is refused; it may add facts.
+    """Record what comes of the block: done, abandoned, or the code with which it is refused; it may add facts.
 
     What somebody without a credential is refused is not recorded: anyone could fill the log with it.
     """
@@ -66,16 +63,26 @@ def recorded(
     except Refusal as refusal:
         outcome = refusal.code
         raise
+    except asyncio.CancelledError:
+        outcome = ABANDONED
+        raise
     except BaseException:
-        outcome = FAILED
+        outcome = INTERNAL
         raise
     finally:
         if outcome == DONE or viewer.authenticated:
             # An ID that is refused for its length is no ID.
             named = None if task_id is None else task_id[:TASK_ID_CHARACTERS_MAX]
+            if viewer.credential is not None:
+                facts["credential"] = viewer.credential
             record(action, actor=viewer.name, outcome=outcome, task_id=named, **facts)
 
 
 def person() -> str:
-    """The actor of what is done at the command line."""
-    return f"command line ({getuser()})"
+    """The actor of what is done at the command line: the account, whatever the environment calls it."""
+    account = os.getuid()
+    try:
+        return f"command line ({pwd.getpwuid(account).pw_name})"
+    except KeyError:
+        # As in a container that is run as a number.
+        return f"command line ({account})"

@@ -8,11 +8,11 @@ import time
 from dataclasses import dataclass, replace
 from typing import Final
 
-from graphql_api.errors import Forbidden, Unauthenticated
+from graphql_api.errors import Expired, Forbidden, Unauthenticated
 from graphql_api.settings import Access
 from graphql_api.tokens import TOKEN_CHARACTERS_MAX, Tokens
 from graphql_api.vigil import Vigil
-from storage import TASK_TOKEN_PREFIX, Keys, NotTrusted, Permission, TaskTokens, TokenScope
+from storage import TASK_TOKEN_PREFIX, HasExpired, Keys, NotTrusted, Permission, TaskTokens, TokenScope
 
 # How long an open stream believes in what can be revoked; with what keys are believed it is less than ten seconds.
 STREAMS_BELIEVE_S: Final = 4.0
@@ -80,12 +80,26 @@ class Viewer:
         allowed = self.permissions | self.on_task
         return [permission for permission in Permission if permission in allowed]
 
+    @property
+    def credential(self) -> str | None:
+        """Of which kind the credential was; None for none. Two of different kinds may have the same name."""
+        if not self.authenticated:
+            return None
+        if self.key_id is not None:
+            return "API key"
+        return "bearer token" if self.task_id is None else "task token"
+
     def covers(self, other: "Viewer") -> bool:
         """Whether this viewer may do all that the other may."""
         if not other.permissions <= self.permissions:
             return False
         on_task = self.permissions | self.on_task if other.task_id == self.task_id else self.permissions
         return other.on_task <= on_task
+
+
+def credential_of(authorization: str) -> str:
+    """The credential in an `Authorization` value, whichever way that is written."""
+    return authorization.strip().partition(" ")[2].strip()
 
 
 class Doorkeeper:
@@ -118,10 +132,10 @@ class Doorkeeper:
         """Whoever a value stands for, and when that ends by itself, in seconds since 1970."""
         if len(authorization) > AUTHORIZATION_CHARACTERS_MAX:
             raise Unauthenticated(f"The Authorization must have at most {AUTHORIZATION_CHARACTERS_MAX} characters.")
-        scheme, _, credential = authorization.strip().partition(" ")
-        if scheme.lower() != "bearer" or not credential.strip():
+        scheme, _, _ = authorization.strip().partition(" ")
+        credential = credential_of(authorization)
+        if scheme.lower() != "bearer" or not credential:
             raise Unauthenticated('The Authorization must be "Bearer" and an API key or a token.')
-        credential = credential.strip()
         if credential.startswith("spn_"):
             return await self._holder_of_key(credential), None
         if credential.startswith(TASK_TOKEN_PREFIX):
@@ -142,6 +156,8 @@ class Doorkeeper:
     async def _holder_of_task_token(self, credential: str) -> tuple[Viewer, float]:
         try:
             token = await self._task_tokens.verify(credential)
+        except HasExpired as error:
+            raise Expired(str(error)) from None
         except NotTrusted as error:
             raise Unauthenticated(str(error)) from None
         viewer = Viewer(

@@ -1,4 +1,4 @@
-"""The command line: ``spectral-notify serve | migrate | distribute | schema | keys | token-keys``."""
+"""The command line: ``spectral-notify serve | migrate | distribute | schema | keys | signing-keys``."""
 
 import asyncio
 import logging
@@ -33,10 +33,10 @@ app = typer.Typer(
 )
 keys_app = typer.Typer(help="Make, list and revoke API keys; also beside a running server.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
-token_keys_app = typer.Typer(
+signing_keys_app = typer.Typer(
     help="List, replace and revoke the keys that sign task tokens; also beside a running server.", no_args_is_help=True
 )
-app.add_typer(token_keys_app, name="token-keys")
+app.add_typer(signing_keys_app, name="signing-keys")
 
 
 def main() -> None:
@@ -146,32 +146,32 @@ def revoke_key(name: Annotated[str, typer.Argument(help="The name of the key.")]
     audit.record(Action.API_KEY_REVOKE, actor=audit.person(), key=name)
 
 
-@token_keys_app.command("list")
-def list_token_keys() -> None:
-    """List the keys that sign task tokens, or did so before and still verify them."""
+@signing_keys_app.command("list")
+def list_signing_keys() -> None:
+    """List the keys of the database. The one that is not retired signs; the others verify what they signed."""
     table = Table("KEY", "CREATED (UTC)", "RETIRED (UTC)", box=None, pad_edge=False)
     for key in _with_storage(lambda storage: storage.signing_keys.list()):
         table.add_row(key.key_id, _instant(key.created_at), _instant(key.retired_at))
     _print(table)
 
 
-@token_keys_app.command("rotate")
-def rotate_token_key() -> None:
+@signing_keys_app.command("rotate")
+def rotate_signing_key() -> None:
     """Make a key that signs from now on, and print its ID. What was signed before stays good until it expires."""
-    if read_settings().token_secret is not None:
+    if read_settings().task_token_secret is not None:
         raise StartupError(
-            "SPECTRAL_TOKEN_SECRET signs task tokens: give it another value, and the one that it has to "
-            "SPECTRAL_TOKEN_SECRET_PREVIOUS."
+            "Task tokens are signed with SPECTRAL_TASK_TOKEN_SECRET: move its value to "
+            "SPECTRAL_TASK_TOKEN_SECRET_PREVIOUS, give it a new one, and restart the servers."
         )
     key_id = _with_storage(lambda storage: storage.signing_keys.rotate())
     audit.record(Action.SIGNING_KEY_ROTATE, actor=audit.person(), key=key_id)
     typer.echo(key_id)
 
 
-@token_keys_app.command("revoke")
-def revoke_token_key(key: Annotated[str, typer.Argument(help="The ID of the key, as it is listed.")]) -> None:
+@signing_keys_app.command("revoke")
+def revoke_signing_key(key: Annotated[str, typer.Argument(help="The ID of the key, as it is listed.")]) -> None:
     """Forget a key, so that no task token that it signed opens anything. Running servers notice within ten seconds."""
-    _with_storage(lambda storage: storage.signing_keys.remove(key))
+    _with_storage(lambda storage: storage.signing_keys.revoke(key))
     audit.record(Action.SIGNING_KEY_REVOKE, actor=audit.person(), key=key)
 
 

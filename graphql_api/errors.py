@@ -8,18 +8,18 @@ import logging
 import math
 import re
 import secrets
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
 from graphql import GraphQLError, GraphQLSyntaxError
 
 from storage import BadInput, Refusal
-from storage.gauges import Tally
 
 log = logging.getLogger(__name__)
 
-# How often clients were told each code. The codes are those of classes; the bound is for whoever adds others.
-told: Final = Tally(words_max=64)
+# How often clients were told each code.
+told: Final[Counter[str]] = Counter()
 # Of a fault of ours.
 INTERNAL: Final = "INTERNAL_SERVER_ERROR"
 # What graphql-core puts behind an error about a name; it names others, which the client may not know.
@@ -30,6 +30,10 @@ class Unauthenticated(Refusal):
     """A credential is needed and none was given, or the one given is wrong or expired."""
 
     code = "UNAUTHENTICATED"
+
+
+class Expired(Unauthenticated):
+    """The credential was good, and its time is over."""
 
 
 class Forbidden(Refusal):
@@ -88,7 +92,7 @@ def present(error: GraphQLError, own_code: str = BadInput.code, *, suggestions: 
         shown["extensions"] = {"code": code_of(error, own_code)}
     else:
         shown.update(_mask(original, error.path))
-    told.bump(shown["extensions"]["code"])
+    told[shown["extensions"]["code"]] += 1
     return shown
 
 
@@ -120,7 +124,7 @@ def _original(error: GraphQLError) -> Exception | None:
 
 def refusal(error: Exception) -> dict[str, Any]:
     """An error that has no place in a document, as the client sees it."""
-    told.bump(error.code if isinstance(error, Refusal) else INTERNAL)
+    told[error.code if isinstance(error, Refusal) else INTERNAL] += 1
     if isinstance(error, Refusal):
         return {"message": _sendable(str(error)), "extensions": _facts(error)}
     return _mask(error, None)

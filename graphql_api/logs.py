@@ -25,7 +25,9 @@ _REQUEST_ID: Final = re.compile(rf"[\w.:/+=@~-]{{1,{REQUEST_ID_CHARACTERS_MAX}}}
 # What every record has; the rest was given by whoever made it.
 _OWN: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 # Whatever a terminal or a reader of lines could take for something else than text.
-_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CONTROL: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _PLAIN: Final = re.compile(r"[^\s\"'=\[\]{}]+")
 _NOTHING: Final[Mapping[str, Any]] = {}
 _bound: ContextVar[Mapping[str, Any]] = ContextVar("bound", default=_NOTHING)

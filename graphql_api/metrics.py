@@ -31,7 +31,6 @@ from starlette.types import ASGIApp
 
 from graphql_api import errors
 from graphql_api.app import App
-from graphql_api.execution.gauges import OK
 from storage import Health, Storage
 from storage.gauges import Histogram
 
@@ -74,10 +73,8 @@ class Serving:
             labels=("type", "name"),
         )
         for (kind, name), gauges in plans.gauges.operations.items():
-            if gauges.ok:
-                counted.add_metric((kind, name, OK), gauges.ok)
-            for code, count in gauges.outcomes.counts.items():
-                counted.add_metric((kind, name, code), count)
+            for outcome, count in gauges.outcomes.items():
+                counted.add_metric((kind, name, outcome), count)
             _add(timed, (kind, name), gauges.duration_s)
         yield counted
         yield timed
@@ -85,8 +82,8 @@ class Serving:
             "spectral_errors", "Errors that clients were told of, wherever they came from, by code.", labels=("code",)
         )
         # All that there are, from the start: what grows from nothing is seen to grow only if it was there as zero.
-        for code in sorted({*errors.codes(), *errors.told.counts}):
-            refused.add_metric((code,), errors.told.counts.get(code, 0))
+        for code in sorted(errors.codes()):
+            refused.add_metric((code,), errors.told[code])
         yield refused
         yield _gauge("spectral_plans", "Plans that are kept.", plans.kept)
         yield _gauge("spectral_plans_bytes", "What they take in memory, roughly.", plans.kept_bytes)
@@ -117,8 +114,8 @@ class Serving:
         closed = CounterMetricFamily(
             "spectral_sockets_closed", "Sockets that the server closed for a fault of the client's.", labels=("code",)
         )
-        for code, count in gauges.closed.counts.items():
-            closed.add_metric((code,), count)
+        for code, count in gauges.closed.items():
+            closed.add_metric((str(code),), count)
         yield closed
 
     def _writing(self) -> Iterator[Metric]:
@@ -130,7 +127,11 @@ class Serving:
         yield _gauge(
             "spectral_commands_waiting_max", "How many may wait before more are refused.", writer.waiting_commands_max
         )
-        yield _counter("spectral_commands_turned_away", "Changes refused because so many waited.", gauges.turned_away)
+        yield _counter(
+            "spectral_commands_turned_away",
+            "Changes refused because so many waited, or they had waited too long.",
+            gauges.turned_away,
+        )
         yield _histogram("spectral_queue_wait_seconds", "How long changes waited for their group.", gauges.queue_wait_s)
         yield _histogram("spectral_group_commands", "Changes in a group.", gauges.group_commands)
         commits = HistogramMetricFamily(

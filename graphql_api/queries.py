@@ -10,8 +10,7 @@ from graphql_api.auth import Viewer
 from graphql_api.context import Info
 from graphql_api.types import Page, Task, TaskConnection, TaskFilter, ViewerType, given
 from storage import Permission
-
-TASKS_PAGE_DEFAULT = 50
+from storage.limits import TASKS_PAGE_DEFAULT
 
 TaskId = Annotated[strawberry.ID, strawberry.argument(description="The ID of the task.")]
 

@@ -50,6 +50,14 @@ class Buckets:
         self._young[name] = full_at
         return 0.0
 
+    def charge(self, name: str) -> None:
+        """Take a token for what was done already, though there be none. At most another burst is owed."""
+        now = self._clock()
+        full_at = self._young.get(name)
+        if full_at is None:
+            full_at = self._remember(name)
+        self._young[name] = min(max(full_at, now) + self._interval_s, now + 2 * self._burst_s)
+
     def give_back(self, name: str) -> None:
         """Give back a token that was taken."""
         if name in self._young:

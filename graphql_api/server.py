@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import uvicorn
 import uvloop
+from starlette.types import ASGIApp
 
 from graphql_api import audit, metrics
 from graphql_api.app import PATH, App, build_app
@@ -76,9 +77,9 @@ async def open_configured_storage(
         pool_wait_s=settings.database_wait_ms / 1000,
         statement_timeout_ms=settings.statement_timeout_ms,
         lock_timeout_ms=settings.lock_timeout_ms,
-        token_secrets=[
+        task_token_secrets=[
             None if secret is None else secret.get_secret_value()
-            for secret in (settings.token_secret, settings.token_secret_previous)
+            for secret in (settings.task_token_secret, settings.task_token_secret_previous)
         ],
         timers=timers,
         keep_finished_s=None if settings.keep_finished_days is None else settings.keep_finished_days * DAY_S,
@@ -92,7 +93,7 @@ async def serve(settings: Settings) -> None:
         raise StartupError("SPECTRAL_FEED_URL is alone, and there are several workers: they would not hear each other.")
     with ExitStack() as stack:
         listener = stack.enter_context(_listening(settings.host, settings.port))
-        scraped = (
+        metrics_listener = (
             None
             if settings.metrics_port is None
             else stack.enter_context(_listening(settings.metrics_host, settings.metrics_port, "METRICS_"))
@@ -100,13 +101,13 @@ async def serve(settings: Settings) -> None:
         stop = stack.enter_context(_signals())
         async with open_database(settings, role="server") as url:
             if settings.workers > 1:
-                await _serve_with_workers(settings, url, listener, scraped, stop)
+                await _serve_with_workers(settings, url, listener, metrics_listener, stop)
             else:
                 async with (
                     _traces(settings) as traces,
                     open_configured_storage(settings, url, feed_url=_feed_url(settings, url), timers=True) as storage,
                 ):
-                    await _serve(settings, storage, traces, listener, scraped, stop)
+                    await _serve(settings, storage, traces, listener, metrics_listener, stop)
     log.info("Stopped")
 
 
@@ -115,7 +116,7 @@ async def _serve(
     storage: Storage,
     traces: "Traces | None",
     listener: socket.socket,
-    scraped: socket.socket | None,
+    metrics_listener: socket.socket | None,
     stop: "_Stop",
 ) -> None:
     app = build_app(settings, storage, stop.begun, traces)
@@ -130,12 +131,12 @@ async def _serve(
     listener.listen(BACKLOG)
     await _welcome(settings, storage, listener)
     _settle()
-    async with _scraped(scraped, scrape):
+    async with _serving_metrics(metrics_listener, scrape):
         await server.serve(sockets=[listener])
 
 
 async def _serve_with_workers(
-    settings: Settings, url: str, listener: socket.socket, scraped: socket.socket | None, stop: "_Stop"
+    settings: Settings, url: str, listener: socket.socket, metrics_listener: socket.socket | None, stop: "_Stop"
 ) -> None:
     workers = Workers(_work, settings, url, listener, count=settings.workers, end_within_s=EXIT_WITHIN_S - 1)
     # They come to a database that is ready, and the first key is made once.
@@ -152,7 +153,7 @@ async def _serve_with_workers(
             own = chain(metrics.of_process(), metrics.of_workers(answered, workers.replaced))
             return metrics.Scrape({metrics.PARENT: own, **found})
 
-        await stack.enter_async_context(_scraped(scraped, scrape))
+        await stack.enter_async_context(_serving_metrics(metrics_listener, scrape))
         stop.when_asked(lambda: None)
         await stop.begun.wait()
         # Or the kernel would take connections that nobody serves any more.
@@ -160,7 +161,7 @@ async def _serve_with_workers(
 
 
 @asynccontextmanager
-async def _scraped(
+async def _serving_metrics(
     listener: socket.socket | None, scrape: Callable[[], Awaitable[metrics.Scrape]]
 ) -> AsyncIterator[None]:
     """Serve the metrics while the block lasts, if they are to be served."""
@@ -168,18 +169,11 @@ async def _scraped(
         yield
         return
     server = Server(
-        uvicorn.Config(
+        _config(
             metrics.build_app(scrape),
             http="httptools",
             ws="none",
-            interface="asgi3",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
             limit_concurrency=SCRAPERS_MAX,
-            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=1,
         )
     )
@@ -247,21 +241,29 @@ def _feed_url(settings: Settings, url: str) -> str | None:
 
 
 def _uvicorn_config(settings: Settings, app: App) -> uvicorn.Config:
-    return uvicorn.Config(
+    return _config(
         app.asgi,
         http=http.protocol_of(app.http, PATH),
         # The rest of the time is for those that are told last.
         ws=websocket.protocol_of(app.websocket, drain_s=0.6 * settings.shutdown_timeout_ms / 1000),
+        backlog=BACKLOG,
+        # Whole seconds, rounded up.
+        timeout_graceful_shutdown=-(-settings.shutdown_timeout_ms // 1000),
+    )
+
+
+def _config(app: ASGIApp, **own: Any) -> uvicorn.Config:
+    """What our servers have in common, and what one has for its own."""
+    return uvicorn.Config(
+        app,
         interface="asgi3",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
-        # Whole seconds, rounded up.
-        timeout_graceful_shutdown=-(-settings.shutdown_timeout_ms // 1000),
+        **own,
     )
 
 

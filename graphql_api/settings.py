@@ -58,8 +58,7 @@ def _feed(url: SecretStr) -> SecretStr:
 def _networks(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         try:
-            if name != "unix":
-                ip_network(name, strict=False)
+            ip_network(name, strict=False)
         except ValueError:
             raise ValueError(f"it must hold addresses and networks like 10.0.0.0/8, got {name!r}") from None
     return names
@@ -77,13 +76,13 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     host: str = Field(default="127.0.0.1", description="The address to listen on; `0.0.0.0` for all.")
+    port: int = Field(default=8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
     workers: int = Field(
         default=1,
         ge=1,
         le=64,
         description="How many processes serve the port; one for each core that PostgreSQL does not need.",
     )
-    port: int = Field(default=8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
 
     database_url: Annotated[SecretStr, BeforeValidator(_not_empty)] | None = Field(
         default=None,
@@ -157,14 +156,14 @@ class Settings(BaseSettings):
     )
     jwt_audience: str | None = Field(default=None, description="What `aud` of a bearer token must hold.")
     jwt_issuer: str | None = Field(default=None, description="What `iss` of a bearer token must be.")
-    token_secret: Annotated[SecretStr, AfterValidator(_long_enough)] | None = Field(
+    task_token_secret: Annotated[SecretStr, AfterValidator(_long_enough)] | None = Field(
         default=None,
         description="The secret that signs task tokens, at least 32 characters, the same for all servers of a "
         "database. Without it they share a key that the database keeps.",
     )
-    token_secret_previous: Annotated[SecretStr, AfterValidator(_long_enough)] | None = Field(
+    task_token_secret_previous: Annotated[SecretStr, AfterValidator(_long_enough)] | None = Field(
         default=None,
-        description="The secret that was `SPECTRAL_TOKEN_SECRET` before: what it signed is good until it expires.",
+        description="The secret that was `SPECTRAL_TASK_TOKEN_SECRET` before: what it signed is good until it expires.",
     )
     allowed_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = Field(
         default=(),
@@ -175,7 +174,7 @@ class Settings(BaseSettings):
     trusted_proxies: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words), AfterValidator(_networks)] = Field(
         default=(),
         description="Proxies whose `X-Forwarded-For` or `Forwarded` says who the client is: addresses and networks "
-        "such as `10.0.0.0/8`, and `unix` for connections over a Unix socket.",
+        "such as `10.0.0.0/8`.",
     )
     unlimited_addresses: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words), AfterValidator(_networks)] = (
         Field(
@@ -228,19 +227,19 @@ class Settings(BaseSettings):
         description="How long a query may take before it is given up with UNAVAILABLE; 0 for any time. A change is "
         "never given up, because nobody could say then whether it was made.",
     )
-    address_operations_per_second_max: int = Field(
+    operations_per_second_per_address_max: int = Field(
         default=2_000,
         ge=0,
         le=1_000_000,
         description="Operations a second from one address, and five times as many at once; 0 for any number.",
     )
-    credential_operations_per_second_max: int = Field(
+    operations_per_second_per_credential_max: int = Field(
         default=1_000,
         ge=0,
         le=1_000_000,
         description="Operations a second with one credential, and five times as many at once; 0 for any number.",
     )
-    failed_sign_ins_per_minute_max: int = Field(
+    failed_sign_ins_per_minute_per_address_max: int = Field(
         default=60,
         ge=0,
         le=1_000_000,
@@ -259,7 +258,7 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="Sockets and event streams that one credential may have open; 0 for any number.",
     )
-    socket_messages_per_second_max: int = Field(
+    messages_per_second_per_socket_max: int = Field(
         default=200,
         ge=0,
         le=1_000_000,

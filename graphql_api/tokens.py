@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from graphql_api.errors import Unauthenticated
+from graphql_api.errors import Expired, Unauthenticated
 from graphql_api.settings import Settings
 from storage import BadInput, StartupError, Unavailable, check_name
 
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 LEEWAY_S: Final = 5
 # A token is read before anybody is known, so its size is bounded.
 TOKEN_CHARACTERS_MAX: Final = 8_192
+# An end beyond this is none that anybody meets; a token may name one that is no number of seconds any more.
+FOR_EVER: Final = 2**53
 SUBJECT_CHARACTERS_MAX: Final = 255
 JWKS_FETCH_TIMEOUT_S: Final = 5
 JWKS_BYTES_MAX: Final = 262_144
@@ -76,7 +78,7 @@ class Tokens:
                 options={"require": ["exp"], "verify_aud": self._audience is not None},
             )
         except jwt.ExpiredSignatureError:
-            raise Unauthenticated("The token has expired.") from None
+            raise Expired("The token has expired.") from None
         except jwt.ImmatureSignatureError:
             raise Unauthenticated("The token is not valid yet.") from None
         except jwt.MissingRequiredClaimError as error:
@@ -86,7 +88,9 @@ class Tokens:
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             raise Unauthenticated("The credential is neither an API key nor a token accepted here.") from None
         return Claims(
-            _subject(claims.get("sub")), _permissions(claims.get("permissions")), int(claims["exp"]) + LEEWAY_S
+            _subject(claims.get("sub")),
+            _permissions(claims.get("permissions")),
+            float(min(int(claims["exp"]), FOR_EVER) + LEEWAY_S),
         )
 
     async def _key(self, header: dict[str, Any]) -> tuple[Any, str]:

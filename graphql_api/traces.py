@@ -129,7 +129,9 @@ class Traces:
             attributes={"spectral.commands": len(changes)},
         ) as group:
             for span in spans:
-                span.add_link(group.get_span_context())
+                # One that nobody waits for has ended.
+                if span.is_recording():
+                    span.add_link(group.get_span_context())
             token = _changes.set(traced)
             try:
                 yield

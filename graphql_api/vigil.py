@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import Context
 from typing import Final, Protocol, TypeVar
 
 from storage import Refusal, Unavailable
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 LOOKS_APART_S: Final = 0.5
 # One that could not be looked at, or whose streams were ended, is looked at again after this.
 AGAIN_S: Final = 4.0
+# And so is one of which nothing was heard for so long.
+ANSWER_WITHIN_S: Final = 20.0
 # Credentials that are looked at, and streams that are ended, before others have a turn.
 TURN_MAX: Final = 100
 
@@ -51,9 +54,8 @@ class Vigil:
         self._look = look
         self._stays: dict[str, _Stay] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._round: asyncio.Task[None] | None = None
-        # Credentials of which nobody could say anything in this round.
-        self._unknown = 0
+        # Looks under way. The next round waits for none of them.
+        self._rounds: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._stays)
@@ -63,8 +65,7 @@ class Vigil:
         stay = self._stays.get(authorization)
         if stay is None:
             stay = self._stays[authorization] = _Stay()
-            if self._round is None:
-                self._wake_in(0.0)
+            self._wake_in(0.0)
         stay.guests.add(guest)
 
     def dismiss(self, authorization: str, guest: Guest) -> None:
@@ -100,46 +101,51 @@ class Vigil:
                 # Or those who come one after the other would put it off for ever.
                 return
             self._timer.cancel()
-        self._timer = loop.call_later(wait_s, self._begin_round)
+        # It serves many, so nothing that is bound to whoever comes first goes with it.
+        self._timer = loop.call_later(wait_s, self._begin_round, context=Context())
 
     def _rest(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._round is not None and self._round is not asyncio.current_task():
-            self._round.cancel()
+        for round_ in self._rounds:
+            if round_ is not asyncio.current_task():
+                round_.cancel()
 
     def _begin_round(self) -> None:
         self._timer = None
-        self._round = asyncio.create_task(self._make_round(), name="vigil")
+        now = time.monotonic()
+        due = [authorization for authorization, stay in self._stays.items() if stay.due_at <= now]
+        for authorization in due:
+            self._stays[authorization].due_at = now + ANSWER_WITHIN_S
+        if self._stays:
+            self._wake_in(min(stay.due_at for stay in self._stays.values()) - now)
+        task = asyncio.create_task(self._make_round(due), name="vigil")
+        self._rounds.add(task)
+        task.add_done_callback(self._rounds.discard)
 
-    async def _make_round(self) -> None:
-        self._unknown = 0
-        try:
-            now = time.monotonic()
-            due = [credential for credential, stay in self._stays.items() if stay.due_at <= now]
-            # Together, so that what the database must say of them is few questions, and one that takes long to answer
-            # keeps nobody else waiting.
-            async with asyncio.TaskGroup() as looks:
-                for some in _turns(due):
-                    for authorization in some:
-                        looks.create_task(self._look_at(authorization))
-                    await asyncio.sleep(0)
-            if self._unknown:
-                log.warning("%d credentials of open streams could not be checked.", self._unknown)
-        finally:
-            self._round = None
-            if self._stays:
-                self._wake_in(min(stay.due_at for stay in self._stays.values()) - time.monotonic())
+    async def _make_round(self, due: list[str]) -> None:
+        looks: list[asyncio.Task[bool]] = []
+        # Together, so that what the database must say of them is few questions, and one that takes long to answer
+        # keeps nobody else waiting.
+        async with asyncio.TaskGroup() as group:
+            for some in _turns(due):
+                looks += [group.create_task(self._look_at(authorization)) for authorization in some]
+                await asyncio.sleep(0)
+        unknown = sum(not look.result() for look in looks)
+        if unknown:
+            log.warning("%d credentials of open streams could not be checked.", unknown)
 
-    async def _look_at(self, authorization: str) -> None:
+    async def _look_at(self, authorization: str) -> bool:
+        """Look at a credential, and end its streams if it is good no more; False when nobody could say."""
+        known = True
         error: Refusal | None = None
         believed_s = AGAIN_S
         try:
             believed_s = await self._look(authorization)
         except Unavailable:
-            # Nobody can say at the moment; what was good so far stays so.
-            self._unknown += 1
+            # What was good so far stays so.
+            known = False
         except Refusal as refusal:
             error = refusal
         except Exception:
@@ -147,16 +153,17 @@ class Vigil:
             log.exception("The credential of open streams could not be looked at.")
         stay = self._stays.get(authorization)
         if stay is None:
-            return
+            return known
         stay.due_at = time.monotonic() + believed_s
-        if error is None:
-            return
-        for some in _turns(list(stay.guests)):
-            for guest in some:
-                # Or it is gone meanwhile, or here by another credential.
-                if guest in stay.guests:
-                    guest.expelled(error)
-            await asyncio.sleep(0)
+        self._wake_in(believed_s)
+        if error is not None:
+            for some in _turns(list(stay.guests)):
+                for guest in some:
+                    # Or it is gone meanwhile, or here by another credential.
+                    if guest in stay.guests:
+                        guest.expelled(error)
+                await asyncio.sleep(0)
+        return known
 
 
 def _turns(items: list[T]) -> Iterable[list[T]]:

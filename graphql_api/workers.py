@@ -137,7 +137,8 @@ class Workers:
         """Take what a worker says, until it is gone."""
         reader, writer = await asyncio.open_unix_connection(sock=line, limit=ANSWER_BYTES_MAX)
         try:
-            while said := await reader.readline():
+            # What breaks off is no answer.
+            while (said := await reader.readline()).endswith(b"\n"):
                 if said == _READY:
                     self._lines[number] = writer
                     ready.set()

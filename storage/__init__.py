@@ -58,7 +58,7 @@ from storage.queues import Queues
 from storage.reader import LogPage, Reader, TaskPage, cursor, history_range
 from storage.signing_keys import SigningKey, SigningKeys
 from storage.task import Event, EventType, Json, OnDependencyFailure, Plan, Status, Task, Update, UpdateType
-from storage.task_tokens import TASK_TOKEN_PREFIX, NotTrusted, TaskToken, TaskTokens, TokenScope
+from storage.task_tokens import TASK_TOKEN_PREFIX, HasExpired, NotTrusted, TaskToken, TaskTokens, TokenScope
 from storage.timers import Timers
 from storage.watch import Watch
 from storage.writer import Writer
@@ -83,6 +83,7 @@ __all__ = [
     "Event",
     "EventType",
     "Fail",
+    "HasExpired",
     "Health",
     "Heartbeat",
     "IdempotencyConflict",
@@ -209,15 +210,15 @@ async def open_storage(
     pool_wait_s: float = POOL_WAIT_S,
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
-    token_secrets: Sequence[str | None] = (),
+    task_token_secrets: Sequence[str | None] = (),
     timers: bool = False,
     keep_finished_s: int | None = None,
 ) -> AsyncIterator[Storage]:
     """Open a database and work until the block ends; changes that were accepted are finished first.
 
     `feed_url` says how other processes on the same database are heard: a PostgreSQL that is reached directly, or
-    `nats://…`. Without it there must be none. Task tokens are signed with the first of the `token_secrets` and verified
-    with all of them; without a first, with keys that the database keeps.
+    `nats://…`. Without it there must be none. Task tokens are signed with the first of the `task_token_secrets` and
+    verified with all of them; without a first, with keys that the database keeps.
 
     With `timers`, this process is one of those of which one at a time does what time makes due; some process must be,
     or nothing starts later, runs out or expires. Finished tasks that do not say so themselves are deleted after
@@ -258,7 +259,7 @@ async def open_storage(
         follower = Follower(feed, reader, queues)
         link = _link(feed_url, follower)
         keys = Keys(pool)
-        signing_keys = SigningKeys(pool, token_secrets)
+        signing_keys = SigningKeys(pool, task_token_secrets)
         task_tokens = TaskTokens(signing_keys, keys)
         claimer = Claimer(pool, writer.aftermath)
         timing = Timers(pool, writer, keep_finished_s=keep_finished_s) if timers else None

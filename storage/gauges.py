@@ -12,8 +12,6 @@ from typing import Final
 # Upper bounds of what is timed, in seconds: from what costs nothing to what a caller gives up on.
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 COMMANDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-# What takes the place of words that are too many; it can be no word of a client's.
-OTHER: Final = "(other)"
 
 
 class Histogram:
@@ -43,23 +41,6 @@ class Histogram:
     def count(self) -> int:
         """How many values were counted."""
         return sum(self.counts)
-
-
-class Tally:
-    """How often each word was heard. Words beyond a number of them are one."""
-
-    __slots__ = ("_words_max", "counts")
-
-    def __init__(self, words_max: int) -> None:
-        self._words_max = words_max
-        self.counts: dict[str, int] = {}
-
-    def bump(self, word: str) -> None:
-        """Count a word."""
-        counts = self.counts
-        if word not in counts and len(counts) >= self._words_max:
-            word = OTHER
-        counts[word] = counts.get(word, 0) + 1
 
 
 @dataclass(slots=True)

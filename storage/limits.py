@@ -39,6 +39,7 @@ REPORTS_MAX: Final = 1_000
 HISTORY_PAGE_MAX: Final = 1_000
 HISTORY_PAGE_DEFAULT: Final = 50
 TASKS_PAGE_MAX: Final = 1_000
+TASKS_PAGE_DEFAULT: Final = 50
 # Numbers of events are GraphQL Ints.
 SEQ_MAX: Final = 2**31 - 1
 

@@ -1,7 +1,7 @@
 """The keys that sign task tokens: made when there are none, replaced in time, known to every process.
 
 One of them signs. The others were it before: what they signed is good until it expires, so replacing a key logs nobody
-out. A key that is removed takes everything that it signed along.
+out. A key that is revoked takes everything that it signed along.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from storage.tables import signing_keys
 TOKEN_LIFETIME_MAX_S: Final = 30 * 24 * 3600
 # A key that signs no more verifies for so long: what it signed last, in a process that had not heard, has expired then.
 RETIRED_KEPT: Final = timedelta(seconds=TOKEN_LIFETIME_MAX_S, hours=1)
-# What a process has read of the keys it believes for so long; so a key that was removed opens nothing after that.
+# What a process has read of the keys it believes for so long; so a key that was revoked opens nothing after that.
 BELIEVED_S: Final = 5.0
 # A token that names an unknown key has the keys read again, but not more often than this.
 READ_AGAIN_S: Final = 1.0
@@ -42,7 +42,7 @@ class SigningKey:
 
 
 class SigningKeys:
-    """Finds, makes, replaces and removes signing keys.
+    """Finds, makes, replaces and revokes signing keys.
 
     Secrets that the settings name come before the keys of the database: the first signs, all verify. What keys of the
     database signed before stays good.
@@ -58,6 +58,8 @@ class SigningKeys:
         self._keys: list[SigningKey] = []
         self._read_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
+        # The first key is made once, however many want to sign.
+        self._making = asyncio.Lock()
 
     async def signing(self) -> SigningKey:
         """The key that signs; it is made when there is none."""
@@ -66,14 +68,17 @@ class SigningKeys:
         await self._believe(BELIEVED_S)
         key = self._signing_one()
         if key is None:
-            # Two processes may do so at once: then both keys verify, and the newer one signs.
-            await self.rotate()
-            key = self._signing_one()
+            async with self._making:
+                # Made meanwhile by another who asked.
+                if self._signing_one() is None:
+                    # Two processes may do so at once: then both keys verify, and the newer one signs.
+                    await self.rotate()
+                key = self._signing_one()
             assert key is not None
         return key
 
     async def find(self, key_id: str) -> SigningKey | None:
-        """The key with this ID; None when it is unknown, was removed, or retired too long ago."""
+        """The key with this ID; None when it is unknown, was revoked, or retired too long ago."""
         for configured in self._configured:
             if configured is not None and configured.key_id == key_id:
                 return configured
@@ -100,12 +105,12 @@ class SigningKeys:
         await self._read_anew()
         return key_id
 
-    async def remove(self, key_id: str) -> None:
+    async def revoke(self, key_id: str) -> None:
         """Forget a key: what it signed opens nothing any more, everywhere within ``BELIEVED_S`` seconds."""
         with translated():
-            removed = await self._pool.run(_REMOVE, key_id)
+            revoked = await self._pool.run(_REVOKE, key_id)
         await self._read_anew()
-        if not removed:
+        if not revoked:
             raise BadInput(f'There is no signing key "{key_id}" in the database.')
 
     async def close(self) -> None:
@@ -173,6 +178,6 @@ _ROTATE: Final = compiled(
     *_names,
     "kept_since",
 )
-_REMOVE: Final = compiled(
+_REVOKE: Final = compiled(
     delete(signing_keys).where(signing_keys.c.key_id == bindparam("key_id")).returning(signing_keys.c.key_id), "key_id"
 )

@@ -42,6 +42,10 @@ class NotTrusted(Exception):
     """A text is no task token, or not one that is good now; the message says why."""
 
 
+class HasExpired(NotTrusted):
+    """A text is a task token that was good."""
+
+
 @dataclass(frozen=True, slots=True)
 class TaskToken:
     """What a task token says."""
@@ -106,7 +110,7 @@ class TaskTokens:
         token = TaskToken(task_id, TokenScope(scope), *rest)
         now = self._clock()
         if token.good_until <= now:
-            raise NotTrusted("The task token has expired.")
+            raise HasExpired("The task token has expired.")
         if token.issued_at - LEEWAY_S > now:
             raise NotTrusted("The task token is not valid yet.")
         if token.made_with is not None and not await self._keys.stands(token.made_with):

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context
 from datetime import UTC, datetime
 from itertools import chain
@@ -77,6 +77,8 @@ class Writer:
         ]
         self._busy: set[Committer] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        # When commands that have waited too long are refused.
+        self._looking: asyncio.TimerHandle | None = None
         # Whether one has been told to begin, and takes its group when all others have had their turn.
         self._beginning = False
 
@@ -133,6 +135,8 @@ class Writer:
         if self.tracer is not None:
             entry.trace = self.tracer.change(command, future)
         self._waiting.append(entry)
+        if self._looking is None:
+            self._look_in(self._wait_s)
         self._waiting_commands += 1
         self._waiting_bytes += size
         if self._idle and not self._beginning and self._due:
@@ -150,6 +154,8 @@ class Writer:
         while self._tasks:
             # Whoever gives up waiting gives up nothing but waiting.
             await asyncio.wait(self._tasks)
+        if self._looking is not None:
+            self._looking.cancel()
         for committer in self._idle:
             committer.disconnect()
 
@@ -186,7 +192,7 @@ class Writer:
                 # Canceled in the middle of it.
                 self._closing = True
                 committer.leave_unknown(group, OutcomeUnknown())
-                for entry in (*self._waiting, *chain(*self._held.values())):
+                for entry in self._all_waiting:
                     answer(entry, Unavailable("The server is shutting down; try again."))
 
     def _count(self, group: list[Entry]) -> None:
@@ -195,18 +201,13 @@ class Writer:
         self.gauges.queue_wait_s.observe_all([now - entry.came_at for entry in group])
 
     def _gather(self) -> list[Entry]:
-        """Take a group of what waits, and refuse what has waited too long; its tasks are held until it is released."""
+        """Take a group of what waits; its tasks are held until it is released."""
         group: list[Entry] = []
         task_ids: set[str] = set()
         held = self._held.keys()
         size = 0
-        now = time.monotonic()
-        late: list[Entry] = []
         while self._waiting and len(group) < self._group_commands_max:
             entry = self._waiting[0]
-            if entry.came_at + self._wait_s < now:
-                late.append(self._waiting.popleft())
-                continue
             named = entry.command.task_ids
             if not held.isdisjoint(named):
                 busy = next(task_id for task_id in named if task_id in held)
@@ -220,13 +221,33 @@ class Writer:
             self._waiting_bytes -= entry.size
         self._waiting_commands -= len(group)
         self._held.update((task_id, []) for task_id in task_ids)
-        if late:
-            self._refuse(late)
         return group
 
+    def _refuse_late(self) -> None:
+        """Tell callers whose commands have waited too long, and look again when the next may have."""
+        self._looking = None
+        came_by = time.monotonic() - self._wait_s
+        late = [entry for entry in self._all_waiting if entry.came_at <= came_by]
+        if late:
+            self._refuse(late)
+            self._waiting = deque(entry for entry in self._waiting if entry.came_at > came_by)
+            for task_id, held in self._held.items():
+                self._held[task_id] = [entry for entry in held if entry.came_at > came_by]
+        first = min((entry.came_at for entry in self._all_waiting), default=None)
+        if first is not None:
+            self._look_in(first - came_by)
+
+    def _look_in(self, wait_s: float) -> None:
+        # It serves many callers, so nothing that is bound to one goes with it.
+        self._looking = asyncio.get_running_loop().call_later(wait_s, self._refuse_late, context=Context())
+
+    @property
+    def _all_waiting(self) -> Iterator[Entry]:
+        return chain(self._waiting, *self._held.values())
+
     def _refuse(self, late: list[Entry]) -> None:
-        """Tell callers that their commands have waited too long; nothing was done of them."""
         log.warning("%d commands waited longer than %.1f s and were refused.", len(late), self._wait_s)
+        self.gauges.turned_away += len(late)
         self._waiting_commands -= len(late)
         for entry in late:
             self._waiting_bytes -= entry.size

@@ -34,11 +34,12 @@ from graphql import (
 from graphql.utilities.coerce_input_value import coerce_default_value
 
 from storage import TooLarge
+from storage.limits import HISTORY_PAGE_DEFAULT, HISTORY_PAGE_MAX, TASKS_PAGE_DEFAULT, TASKS_PAGE_MAX
 
 # Pages are at most so large; a larger one is refused by who would read it, with a better message.
-PAGE_MAX: Final = 1_000
-# What a page has when nobody says how large it is to be: the larger of the two that there are.
-PAGE_DEFAULT: Final = 50
+PAGE_MAX: Final = max(HISTORY_PAGE_MAX, TASKS_PAGE_MAX)
+# What a page has when nobody says how large it is to be, neither the document nor the schema.
+PAGE_DEFAULT: Final = max(HISTORY_PAGE_DEFAULT, TASKS_PAGE_DEFAULT)
 _SIZES: Final = ("first", "last", "limit")
 
 

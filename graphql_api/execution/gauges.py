@@ -4,39 +4,34 @@ Clients choose the names of operations, so only so many are told apart; what mor
 """
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from storage.gauges import OTHER, Histogram, Tally
+from storage.gauges import Histogram
 
 # Names that are told apart, over all kinds of operations: those that came first since the start.
 NAMES_MAX: Final = 50
-# More than there are codes; what an operation came to is one of them, or OK.
-OUTCOMES_MAX: Final = 64
-CODES_MAX: Final = 64
+# What an operation came to: this, or the code of its error.
 OK: Final = "ok"
-# What stands for the name of an operation that has none; it can be no name.
+# What stands for the name of an operation that has none, and for those that are too many; neither can be a name.
 UNNAMED: Final = "(unnamed)"
+OTHER: Final = "(other)"
 
 
 class OperationGauges:
     """Operations of one name: how long they took, and what came of them."""
 
-    __slots__ = ("duration_s", "ok", "outcomes")
+    __slots__ = ("duration_s", "outcomes")
 
     def __init__(self) -> None:
         self.duration_s = Histogram()
-        self.ok = 0
-        # The codes of those that failed.
-        self.outcomes = Tally(OUTCOMES_MAX)
+        self.outcomes: Counter[str] = Counter()
 
     def ended(self, began: float, code: str | None) -> None:
         """Count one that began then, by `time.perf_counter`, and failed with a code, or succeeded."""
         self.duration_s.observe(time.perf_counter() - began)
-        if code is None:
-            self.ok += 1
-        else:
-            self.outcomes.bump(code)
+        self.outcomes[code or OK] += 1
 
 
 @dataclass(slots=True)
@@ -69,4 +64,4 @@ class SocketGauges:
     # Handshakes of pages of other origins.
     refused: int = 0
     # Sockets that were closed for breaking the protocol, or a bound, by code.
-    closed: Tally = field(default_factory=lambda: Tally(CODES_MAX))
+    closed: Counter[int] = field(default_factory=Counter)

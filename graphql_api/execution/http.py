@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from urllib.parse import parse_qsl
 
 from graphql import OperationType
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from strawberry.http.ides import get_graphql_ide_html
 
 from graphql_api.admission import Admission
@@ -148,13 +148,14 @@ class GraphQLOverHTTP:
         """Serve one request."""
         headers = read_headers(scope["headers"])
         echoed = _echoed(headers)
+        if echoed:
+            send = _with_headers(send, echoed)
         accepted = _accepted(headers.get("accept", "*/*"))
         try:
-            answer = await self._respond(scope, headers, accepted, echoed, receive, send)
+            answer = await self._respond(scope, headers, accepted, receive, send)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client hears of it
             answer = _refused(error, accepted.json_type)
         if answer is not None:
-            answer.headers.extend(echoed)
             await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
             await send({"type": "http.response.body", "body": answer.body})
 
@@ -188,22 +189,19 @@ class GraphQLOverHTTP:
         if plan.operation_type is OperationType.SUBSCRIPTION or not accepted.takes_json:
             self._admission.take_back(viewer, authorization, source)
             return None
+        if plan.operation_type is OperationType.MUTATION:
+            bind(address=self._admission.client(peer, headers))
         result = await self._plans.run(plan, operation.variables, Context(self._storage, viewer))
         return _answer(200, accepted.json_type, result)
 
     async def _respond(
-        self,
-        scope: Scope,
-        headers: Headers,
-        accepted: Accepted,
-        echoed: Echoed,
-        receive: Receive,
-        send: Send,
+        self, scope: Scope, headers: Headers, accepted: Accepted, receive: Receive, send: Send
     ) -> Answer | None:
         """The answer, or None when it was streamed."""
         method = scope["method"]
         client = scope.get("client")
-        source = self._admission.source(client[0] if client else None, headers)
+        peer = client[0] if client else None
+        source = self._admission.source(peer, headers)
         self._admission.begin(source)
         if method == "POST":
             _check_content(headers)
@@ -215,22 +213,24 @@ class GraphQLOverHTTP:
             operation = self._read(_parameters(scope["query_string"]))
         else:
             raise Refused(405, BadInput(f"GraphQL is served by GET and POST, got {method}."), {"Allow": "GET, POST"})
-        viewer = await self._admission.viewer(headers.get("authorization"), source)
+        authorization = headers.get("authorization")
+        viewer = await self._admission.viewer(authorization, source)
         plan = await self._plans.plan(operation.query, operation.operation_name)
         context = Context(self._storage, viewer)
-        if method == "GET" and plan.operation_type is OperationType.MUTATION:
-            raise Refused(405, BadInput("A mutation must be sent by POST."), {"Allow": "POST"})
+        if plan.operation_type is OperationType.MUTATION:
+            if method == "GET":
+                raise Refused(405, BadInput("A mutation must be sent by POST."), {"Allow": "POST"})
+            bind(address=self._admission.client(peer, headers))
         subscription = plan.operation_type is OperationType.SUBSCRIPTION
         if not subscription and accepted.takes_json:
             return _answer(200, accepted.json_type, await self._plans.run(plan, operation.variables, context))
         if accepted.stream_type is None:
             raise Refused(406, BadInput(_NEEDS_STREAM))
         answers = self._plans.stream(plan, operation.variables, context)
-        authorization = headers.get("authorization")
         with self._admission.stream(viewer, authorization, source):
             async with aclosing(answers):
                 with self._doorkeeper.vigil.keeping(authorization) as expelled:
-                    await self._stream(_FRAMINGS[accepted.stream_type], answers, expelled, echoed, receive, send)
+                    await self._stream(_FRAMINGS[accepted.stream_type], answers, expelled, receive, send)
         return None
 
     def _operation(self, accepted: Accepted, body: bytes) -> Operation:
@@ -278,15 +278,14 @@ class GraphQLOverHTTP:
         framing: Framing,
         answers: AsyncGenerator[bytes, None],
         expelled: asyncio.Future[Refusal],
-        echoed: Echoed,
         receive: Receive,
         send: Send,
     ) -> None:
         """Send answers until there are no more, the credential ends, the client is gone, or the server stops."""
-        headers = [(b"content-type", framing.content_type), (b"cache-control", b"no-cache, no-transform")]
+        headers = [(b"content-type", framing.content_type), (b"cache-control", b"no-store, no-transform")]
+        headers.append((b"x-content-type-options", b"nosniff"))
         # Proxies that gather a response before they pass it on would hold the news back.
         headers.append((b"x-accel-buffering", b"no"))
-        headers.extend(echoed)
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         gone = asyncio.create_task(_disconnected(receive), name="stream: disconnect")
         stopping = asyncio.create_task(self._stopping.wait(), name="stream: stop")
@@ -312,6 +311,15 @@ def _echoed(headers: Headers) -> Echoed:
         return ()
     bind(request_id=request_id)
     return ((REQUEST_ID_HEADER.encode(), request_id.encode()),)
+
+
+def _with_headers(send: Send, headers: Echoed) -> Send:
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"].extend(headers)
+        await send(message)
+
+    return send_with_headers
 
 
 def _explorer() -> bytes:

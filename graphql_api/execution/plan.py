@@ -367,10 +367,10 @@ class Plans:
             if plan.complexity is not None:
                 plan.complexity.check(coerced.coerced)
         except VariablesRefused as refused:
-            plan.gauges.outcomes.bump(BadInput.code)
+            plan.gauges.outcomes[BadInput.code] += 1
             raise RequestRefused([self._present(error) for error in refused.errors]) from None
         except Refusal as error:
-            plan.gauges.outcomes.bump(error.code)
+            plan.gauges.outcomes[error.code] += 1
             raise RequestRefused([refusal(error)]) from None
         return coerced
 

@@ -13,7 +13,6 @@ update is written to the socket while it is published.
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable
 from contextlib import aclosing
 from typing import Any, Final
@@ -21,10 +20,11 @@ from urllib.parse import urlsplit
 
 from graphql import OperationType
 
-from graphql_api.admission import RETRY_PLACE_S, Admission, name_of
+from graphql_api.admission import RETRY_PLACE_S, Admission, counted_as
 from graphql_api.auth import Doorkeeper, Viewer
 from graphql_api.context import Context
 from graphql_api.errors import Forbidden, RateLimited, refusal
+from graphql_api.execution.deadlines import Deadlines
 from graphql_api.execution.gauges import SocketGauges
 from graphql_api.execution.json import decode, encode
 from graphql_api.execution.plan import Plans, RequestRefused, Stream
@@ -48,8 +48,6 @@ OPERATION_EXISTS: Final = 4409
 IDLE: Final = 4410
 TOO_MANY_INITS: Final = 4429
 TRY_AGAIN_LATER: Final = 1013
-# Sockets that are due within this are closed together.
-IDLE_TOGETHER_S: Final = 1.0
 
 
 class ProtocolBroken(Exception):
@@ -84,7 +82,10 @@ class GraphQLOverWebSocket:
         self.plans = plans
         self.doorkeeper = doorkeeper
         self.admission = admission
-        self.idle = Idle(idle_timeout_s)
+        # Sessions without an operation.
+        self.idle: Deadlines[Session] = Deadlines(
+            idle_timeout_s, lambda session: session.close(IDLE, f"No operation for {idle_timeout_s:g} s")
+        )
         self.allowed_origins = allowed_origins
         self.connection_init_timeout_s = connection_init_timeout_s
         self.messages_per_second_max = messages_per_second_max
@@ -110,10 +111,14 @@ class GraphQLOverWebSocket:
     def open(self, socket: WebSocket, headers: Headers, subprotocol: str | None) -> "Session":
         """Begin a session; one that does not speak our protocol ends at once."""
         source = self.admission.source(socket.peer, headers)
-        self.admission.sockets_of_sources.take(source)
+        try:
+            self.admission.sockets_of_sources.take(source)
+        except RateLimited:
+            # One that broke off since it was chosen comes from nowhere, and there may be no place for those.
+            source = None
         if source is not None and self.messages_per_second_max:
             socket.pace(self.messages_per_second_max)
-        session = Session(self, socket, headers, source)
+        session = Session(self, socket, headers, source, self.admission.client(socket.peer, headers))
         self.gauges.open += 1
         if subprotocol is None:
             socket.close(SUBPROTOCOL_NOT_ACCEPTABLE, f"Subprotocol not acceptable; offer {PROTOCOL}")
@@ -129,41 +134,6 @@ class GraphQLOverWebSocket:
         except ValueError:
             return False
         return page != "" and page == headers.get("host", "").lower()
-
-
-class Idle:
-    """Sessions without an operation, in the order in which that began; one timer looks at the first."""
-
-    def __init__(self, timeout_s: float) -> None:
-        """Zero is any time."""
-        self._timeout_s = timeout_s
-        self._since: dict[Session, float] = {}
-        self._timer: asyncio.TimerHandle | None = None
-
-    def begin(self, session: "Session") -> None:
-        """End a session unless it is busy in time."""
-        if self._timeout_s:
-            self._since[session] = time.monotonic()
-            if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._look)
-
-    def end(self, session: "Session") -> None:
-        """Let a session be: it is busy, or gone."""
-        self._since.pop(session, None)
-
-    def _look(self) -> None:
-        self._timer = None
-        now = time.monotonic()
-        while self._since:
-            session, since = next(iter(self._since.items()))
-            left_s = since + self._timeout_s - now
-            if left_s > 0:
-                # Short times are kept as they are; the others are looked at together.
-                wait_s = max(left_s, min(IDLE_TOGETHER_S, self._timeout_s / 10))
-                self._timer = asyncio.get_running_loop().call_later(wait_s, self._look)
-                return
-            del self._since[session]
-            session.close(IDLE, f"No operation for {self._timeout_s:g} s")
 
 
 class Operation:
@@ -221,6 +191,7 @@ class Session:
 
     __slots__ = (
         "_acknowledged",
+        "_address",
         "_authorization",
         "_counted_as",
         "_ended",
@@ -233,7 +204,9 @@ class Session:
         "socket",
     )
 
-    def __init__(self, endpoint: GraphQLOverWebSocket, socket: WebSocket, headers: Headers, source: str | None) -> None:
+    def __init__(
+        self, endpoint: GraphQLOverWebSocket, socket: WebSocket, headers: Headers, source: str | None, address: str
+    ) -> None:
         self._endpoint = endpoint
         self.socket = socket
         # From the handshake; what `connection_init` brings takes its place.
@@ -242,6 +215,7 @@ class Session:
         self._request_id = request_id_of(headers)
         # By which address the socket is counted, and by which credential once that is known to be good.
         self._source = source
+        self._address = address
         self._counted_as: str | None = None
         self._acknowledged = False
         self._ended = False
@@ -342,21 +316,25 @@ class Session:
         admission = self._endpoint.admission
         try:
             viewer = await admission.sign_in(self._authorization, self._source)
+            if self._ended:
+                return
+            self._take_place(viewer, self._authorization)
         except (Unavailable, RateLimited) as error:
             self._break(ProtocolBroken(TRY_AGAIN_LATER, str(error)))
         except Refusal:
             self._break(ProtocolBroken(FORBIDDEN, "Forbidden"))
         else:
-            if self._ended:
-                return
-            if self._source is not None and viewer.authenticated:
-                name = name_of(viewer, self._authorization)
-                if not admission.sockets_of_credentials.take(name):
-                    places = admission.sockets_of_credentials.places_max
-                    self._break(ProtocolBroken(TRY_AGAIN_LATER, f"One credential may have {places} sockets"))
-                    return
-                self._counted_as = name
             self._acknowledge()
+
+    def _take_place(self, viewer: Viewer, authorization: str | None) -> None:
+        """Be counted by a credential, and by the one before no more; RateLimited when it has too many sockets."""
+        places = self._endpoint.admission.sockets_of_credentials
+        name = counted_as(viewer, authorization, self._source)
+        if name == self._counted_as:
+            return
+        places.take(name)
+        places.give_back(self._counted_as)
+        self._counted_as = name
 
     def _ping(self, message: dict[str, Any]) -> Awaitable[None] | None:
         """Answer; with an authorization in the payload, renew the credential."""
@@ -371,10 +349,15 @@ class Session:
     async def _renew(self, authorization: str) -> None:
         """Let a credential take the place of the one before, if it is good for all that is open."""
         try:
+            # It costs what an operation costs, and is counted as one.
+            self._endpoint.admission.begin(self._source)
             viewer = await self._endpoint.admission.sign_in(authorization, self._source)
+            if self._ended:
+                return
             for operation in self._operations.values():
                 if operation.viewer is not None and not viewer.covers(operation.viewer):
                     raise Forbidden("The new credential may do less than the one by which operations are open.")
+            self._take_place(viewer, authorization)
         except Exception as error:  # noqa: BLE001 - told to the client, masked unless it is a refusal
             self._say({"type": "pong", "payload": {"authorization": "refused", "error": refusal(error)}})
             return
@@ -480,6 +463,8 @@ class Session:
             viewer = operation.viewer = await endpoint.admission.viewer(authorization, self._source)
         plan = await endpoint.plans.plan(request.query, request.operation_name)
         context = Context(endpoint.storage, viewer)
+        if plan.operation_type is OperationType.MUTATION:
+            bind(address=self._address)
         if plan.operation_type is OperationType.SUBSCRIPTION:
             operation.stream = await endpoint.plans.open(plan, request.variables, context)
             # The same for all who are alike, rather than one for each.
@@ -535,12 +520,12 @@ class Session:
         self.socket.say(encode(message))
 
     def _break(self, broken: ProtocolBroken) -> None:
+        if self._ended:
+            return
+        self._endpoint.gauges.closed[broken.code] += 1
+        about = {} if self._request_id is None else {"request_id": self._request_id}
         # Quoted and cut: the reason may hold what the client sent.
-        self._endpoint.gauges.closed.bump(str(broken.code))
-        extra = (
-            {"code": broken.code} if self._request_id is None else {"code": broken.code, "request_id": self._request_id}
-        )
-        log.info("A socket was closed: %d %.200r", broken.code, str(broken), extra=extra)
+        log.info("A socket was closed: %.200r", str(broken), extra={"code": broken.code, **about})
         self.socket.close(broken.code, str(broken))
 
 

@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 
-# A connection over a Unix socket has no address; whoever trusts it as a proxy names it so.
-UNIX: Final = "unix"
+# What stands for a peer whose address the kernel does not tell, as of a connection that has ended.
+UNKNOWN: Final = "unknown"
 # One home or one machine has so many of the bits of an IPv6 address; those below are the client's own to choose.
 IPV6_PREFIX_BITS: Final = 64
 # What is read of a header that says who was before a proxy, from its end, and how many hops.
@@ -32,7 +32,6 @@ class Addresses:
     """Knows which peers are proxies, and which clients are not counted."""
 
     def __init__(self, trusted_proxies: tuple[str, ...], unlimited: tuple[str, ...]) -> None:
-        self._trusts_unix = UNIX in trusted_proxies
         self._trusted = networks(trusted_proxies)
         self._unlimited = networks(unlimited)
         self._peer = lru_cache(REMEMBERED_ADDRESSES_MAX)(self._know_peer)
@@ -41,7 +40,7 @@ class Addresses:
         self._warned = False
 
     def client(self, peer: str | None, headers: Headers) -> str:
-        """The client's address as text; of a peer without one it is `unix`."""
+        """The client's address as text; of a peer without one it is `unknown`."""
         trusted, text, _ = self._peer(peer)
         return self._client(text, _forwarded(headers)) if trusted else text
 
@@ -63,7 +62,7 @@ class Addresses:
         """Whether a peer is a trusted proxy, its address, and as what it is counted."""
         address = parse(peer) if peer else None
         if address is None:
-            return self._trusts_unix, UNIX, UNIX
+            return False, UNKNOWN, UNKNOWN
         return _within(address, self._trusted), str(address), self._count_as(str(address))
 
     def _find_client(self, proxy: str, forwarded: str) -> str:
@@ -91,7 +90,7 @@ class Addresses:
 
 def networks(texts: tuple[str, ...]) -> tuple[Network, ...]:
     """Addresses and networks as a setting names them; ValueError names what is neither."""
-    return tuple(ip_network(text, strict=False) for text in texts if text != UNIX)
+    return tuple(ip_network(text, strict=False) for text in texts)
 
 
 def parse(text: str) -> Address | None:

@@ -142,12 +142,19 @@ class HttpProtocol(HttpToolsProtocol):
         """Expect no more headers."""
         self._had_headers()
         self._in_headers = False
+        other_protocol = self.parser.should_upgrade() and not self._should_upgrade()
+        if other_protocol and any(map(_announces_body, self.headers)):
+            # The parser leaves the body to the other protocol, and would take it for the next request.
+            raise httptools.HttpParserError("a body, and the wish to change the protocol")
         if len(self.pipeline) >= PIPELINED_REQUESTS_MAX:
             raise httptools.HttpParserError(f"more than {PIPELINED_REQUESTS_MAX} requests wait for their answers")
         super().on_headers_complete()
         cycle: Any = self.cycle
         if cycle is not None:
             cycle.transport = self._joined
+            if other_protocol:
+                # There is none but sockets. What comes behind is for nobody to read.
+                cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
@@ -251,6 +258,11 @@ class HttpProtocol(HttpToolsProtocol):
         if self._headers_bytes > HEADERS_BYTES_MAX:
             self._too_large = at_the_bound
             raise httptools.HttpParserError(f"more than {HEADERS_BYTES_MAX} bytes of headers")
+
+
+def _announces_body(header: tuple[bytes, bytes]) -> bool:
+    name, value = header
+    return name == b"transfer-encoding" or (name == b"content-length" and int(value) > 0)
 
 
 def protocol_of(endpoint: Endpoint, path: str) -> Any:

@@ -18,9 +18,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+from pydantic import SecretStr
 
 from graphql_api import tokens
-from graphql_api.settings import Access
+from graphql_api.settings import Access, Settings
 from storage import Create, Delete, Permission
 from tests.graphql_api.clients import TRANSPORTS, WAIT_S, Answer, Api, code, data, error, until
 from tests.graphql_api.conftest import Serving
@@ -258,6 +259,11 @@ async def test_a_token_with_the_shared_secret_is_accepted(serving: Serving) -> N
         assert (await viewer_by(api, token(permissions="READ DELETE")))["permissions"] == ["READ", "DELETE"]
         assert (await viewer_by(api, token(permissions={"READ": 1})))["permissions"] == []
         assert len((await viewer_by(api, token(permissions=["ADMIN"])))["permissions"]) == 6
+
+
+async def test_a_token_may_end_when_nobody_can_say_any_more_in_seconds() -> None:
+    claims = await tokens.Tokens(Settings(jwt_secret=SecretStr(SECRET))).verify(token(exp=10**400))
+    assert claims.good_until - time.time() > 10**9
 
 
 async def test_a_token_is_refused_for_whatever_is_wrong_with_it(serving: Serving, subtests: pytest.Subtests) -> None:

@@ -11,9 +11,11 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from graphql_api.app import PATH
+from graphql_api.auth import Viewer
+from graphql_api.context import Context
 from graphql_api.settings import Settings
 from graphql_api.wire import http as wire
-from storage import UpdateProgress
+from storage import Permission, TooLarge, UpdateProgress
 from tests.graphql_api.clients import TRANSPORTS, Answer, Api, Socket, Transport, code, data, error, numbers
 from tests.graphql_api.conftest import Serving
 
@@ -737,6 +739,19 @@ async def test_an_operation_has_a_bound_on_the_events_it_reads(serving: Serving)
         answer = await api.ask(f'{{ task(taskId: "T-7") {{ {fields} one: history(last: 1) {{ seq }} }} }}')
     assert code(answer) == "TOO_LARGE"
     assert "10000 events" in error(answer)["message"]
+
+
+async def test_an_operation_has_a_bound_on_the_bytes_of_the_events_it_reads(serving: Serving) -> None:
+    viewer = Viewer(None, authenticated=False, permissions=frozenset({Permission.READ}))
+    async with serving() as api:
+        await api.create("T-7")
+        await api.ask(
+            'mutation { addEvent(taskId: "T-7", event: { eventType: LOG, message: "12345", metadata: "123" }) { id } }'
+        )
+        (event,) = await Context(api.storage, viewer, bytes_left=10).events("T-7", 2, 2)
+        assert (event.message, event.metadata) == ("12345", '"123"')
+        with pytest.raises(TooLarge, match="bytes of events"):
+            await Context(api.storage, viewer, bytes_left=9).events("T-7", 2, 2)
 
 
 async def test_a_flood_of_operations_by_a_client_that_does_not_read_costs_a_bounded_number_of_tasks(

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import pwd
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from sqlalchemy import make_url
 
 from graphql_api import cli
+from graphql_api.audit import person
 from graphql_api.schema import sdl
 from storage import Permission, open_storage
 from storage.migrate import head
@@ -171,21 +174,21 @@ def test_a_wrong_setting_is_one_sentence(run: Run, database: str, environ: dict[
 
 
 def test_signing_keys_are_listed_replaced_and_revoked(run: Run, database: str) -> None:
-    def token_keys(*arguments: str, **environ: str) -> Ended:
-        return run("token-keys", *arguments, SPECTRAL_DATABASE_URL=database, **environ)
+    def signing_keys(*arguments: str, **environ: str) -> Ended:
+        return run("signing-keys", *arguments, SPECTRAL_DATABASE_URL=database, **environ)
 
-    assert token_keys("list").out.split() == ["KEY", "CREATED", "(UTC)", "RETIRED", "(UTC)"]
-    first, second = token_keys("rotate").out.strip(), token_keys("rotate").out.strip()
-    _, *rows = token_keys("list").out.splitlines()
+    assert signing_keys("list").out.split() == ["KEY", "CREATED", "(UTC)", "RETIRED", "(UTC)"]
+    first, second = signing_keys("rotate").out.strip(), signing_keys("rotate").out.strip()
+    _, *rows = signing_keys("list").out.splitlines()
     assert [row.split()[0] for row in rows] == [second, first]
     # The one that signs has not retired.
     assert [len(row.split()) for row in rows] == [3, 5]
-    assert token_keys("revoke", first).code == 0
-    assert len(token_keys("list").out.splitlines()) == 2
-    missing = token_keys("revoke", first)
+    assert signing_keys("revoke", first).code == 0
+    assert len(signing_keys("list").out.splitlines()) == 2
+    missing = signing_keys("revoke", first)
     assert_one_sentence(missing, f'There is no signing key "{first}" in the database.')
-    configured = token_keys("rotate", SPECTRAL_TOKEN_SECRET="x" * 32)
-    assert_one_sentence(configured, "SPECTRAL_TOKEN_SECRET_PREVIOUS")
+    configured = signing_keys("rotate", SPECTRAL_TASK_TOKEN_SECRET="x" * 32)
+    assert_one_sentence(configured, "SPECTRAL_TASK_TOKEN_SECRET_PREVIOUS")
 
 
 def audited(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
@@ -195,7 +198,9 @@ def audited(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 def test_what_is_done_to_keys_at_the_command_line_is_recorded(
     run: Run, database: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graphql_api.audit.getuser", lambda: "ada")
+    # Whoever sets it is not believed.
+    monkeypatch.setenv("LOGNAME", "somebody-else")
+    account = pwd.getpwuid(os.getuid()).pw_name
 
     def done(*arguments: str) -> str:
         ended = run(*arguments, SPECTRAL_DATABASE_URL=database)
@@ -204,18 +209,27 @@ def test_what_is_done_to_keys_at_the_command_line_is_recorded(
 
     key = done("keys", "create", "ci", "-p", "REPORT", "-p", "CREATE")
     done("keys", "revoke", "ci")
-    rotated = done("token-keys", "rotate")
-    done("token-keys", "revoke", rotated)
+    rotated = done("signing-keys", "rotate")
+    done("signing-keys", "revoke", rotated)
     done("keys", "list")
-    done("token-keys", "list")
+    done("signing-keys", "list")
     found = audited(caplog)
     assert [record.getMessage() for record in found] == [
-        "api_key.create by 'command line (ada)': done key='ci' permissions='CREATE REPORT'",
-        "api_key.revoke by 'command line (ada)': done key='ci'",
-        f"signing_key.rotate by 'command line (ada)': done key='{rotated}'",
-        f"signing_key.revoke by 'command line (ada)': done key='{rotated}'",
+        "api_key.create",
+        "api_key.revoke",
+        "signing_key.rotate",
+        "signing_key.revoke",
     ]
-    assert key not in str([vars(record) for record in found])
+    told = [vars(record) for record in found]
+    assert {(fields["actor"], fields["outcome"]) for fields in told} == {(f"command line ({account})", "done")}
+    assert [fields["key"] for fields in told] == ["ci", "ci", rotated, rotated]
+    assert told[0]["permissions"] == "CREATE REPORT"
+    assert key not in str(told)
+
+
+def test_an_account_without_a_name_is_recorded_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getuid", lambda: 1_234_567)
+    assert person() == "command line (1234567)"
 
 
 def test_what_a_command_was_refused_is_a_sentence_and_no_record(

@@ -253,7 +253,8 @@ async def test_a_subscription_is_served_as_events(serving: Serving, method: str)
         async with streaming(api, EVENT_STREAM, method=method) as response:
             assert response.status_code == 200
             assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
-            assert response.headers["cache-control"] == "no-cache, no-transform"
+            assert response.headers["cache-control"] == "no-store, no-transform"
+            assert response.headers["x-content-type-options"] == "nosniff"
             stream = events(response)
             assert (await following(stream))["type"] == "SNAPSHOT"
             await api.report("T-7", 50)

@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import logging
 import time
+from collections import Counter
 from contextlib import AsyncExitStack, suppress
+from contextvars import ContextVar
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -12,13 +15,22 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Opcode
 
-from graphql_api.admission import Places
+from graphql_api.admission import Admission, Places
 from graphql_api.app import PATH
+from graphql_api.auth import Viewer
+from graphql_api.errors import RateLimited, Unauthenticated
+from graphql_api.execution.deadlines import IN_A_ROW, Deadlines
 from graphql_api.execution.operations import read_operations
-from storage import Permission, StartupError
+from graphql_api.settings import Settings
+from graphql_api.wire.websocket import WebSocket
+from storage import Permission, StartupError, Unavailable
 from tests.graphql_api.clients import TRANSPORTS, WAIT_S, Answer, Api, Transport, code, data, error
 from tests.graphql_api.conftest import Serving
+from tests.graphql_api.test_access import SECRET
+from tests.graphql_api.test_access import token as bearer_token
 from tests.graphql_api.test_over_http import GRAPHQL_JSON, JSON, exchange
+from tests.graphql_api.test_task_tokens import task_token
+from tests.graphql_api.test_vigil import renew
 from tests.graphql_api.test_wire import raw_socket
 from tests.postgres import session
 
@@ -115,7 +127,7 @@ async def statuses_until_refused(api: Api, *, pieces: int = 1, **headers: str) -
 
 @pytest.mark.parametrize("pieces", [1, 2])
 async def test_one_address_sends_so_many_operations_and_no_more(serving: Serving, pieces: int) -> None:
-    async with serving(unlimited_addresses=(), address_operations_per_second_max=1) as api:
+    async with serving(unlimited_addresses=(), operations_per_second_per_address_max=1) as api:
         passed, answer = await statuses_until_refused(api, pieces=pieces)
         assert passed >= 5
         assert (answer.status, answer.headers["retry-after"]) == (429, "1")
@@ -130,7 +142,7 @@ async def test_one_address_sends_so_many_operations_and_no_more(serving: Serving
 
 
 async def test_one_credential_sends_so_many_operations_and_no_more(serving: Serving) -> None:
-    async with serving(unlimited_addresses=(), credential_operations_per_second_max=1) as api:
+    async with serving(unlimited_addresses=(), operations_per_second_per_credential_max=1) as api:
         passed, answer = await statuses_until_refused(api, Authorization=f"Bearer {api.admin_key}")
         assert passed >= 5
         assert code(json.loads(answer.body)) == "RATE_LIMITED"
@@ -139,9 +151,28 @@ async def test_one_credential_sends_so_many_operations_and_no_more(serving: Serv
         assert (await api.post({"query": QUERY})).status_code == 200
 
 
+@pytest.mark.parametrize("kind", ["task token", "bearer token"])
+async def test_a_credential_is_one_however_it_is_written(serving: Serving, kind: str) -> None:
+    async with serving(unlimited_addresses=(), operations_per_second_per_credential_max=1, jwt_secret=SECRET) as api:
+        credential = await task_token(api) if kind == "task token" else bearer_token()
+        for number in range(1_000):
+            scheme = ("Bearer", "bearer", "BEARER")[number % 3] + " " * (1 + number % 50)
+            response = await api.post({"query": QUERY}, headers={"Authorization": scheme + credential})
+            if response.status_code == 429:
+                break
+        # Long before the ways to write it come to an end, which are 150.
+        assert 5 <= number < 100
+
+
+async def test_nobody_uses_up_what_another_of_the_same_name_may(serving: Serving) -> None:
+    async with serving(unlimited_addresses=(), operations_per_second_per_credential_max=1, jwt_secret=SECRET) as api:
+        await statuses_until_refused(api, Authorization=f"Bearer {bearer_token(sub='admin')}")
+        assert (await api.post({"query": QUERY}, key=api.admin_key)).status_code == 200
+
+
 async def test_the_operations_of_sockets_are_counted_with_all_others(serving: Serving) -> None:
     async with (
-        serving(unlimited_addresses=(), address_operations_per_second_max=1) as api,
+        serving(unlimited_addresses=(), operations_per_second_per_address_max=1) as api,
         api.socket() as one,
         api.socket() as other,
     ):
@@ -159,7 +190,7 @@ async def test_the_operations_of_sockets_are_counted_with_all_others(serving: Se
 
 
 async def test_a_stream_counts_once_whichever_way_it_comes(serving: Serving) -> None:
-    async with serving(unlimited_addresses=(), address_operations_per_second_max=1) as api:
+    async with serving(unlimited_addresses=(), operations_per_second_per_address_max=1) as api:
         headers: dict[str, str | None] = {"Content-Type": JSON, "Accept": "text/event-stream"}
         body = b'{"query":"subscription { taskUpdates(taskId: \\"nobody\\") { type } }"}'
         for _ in range(5):
@@ -167,18 +198,18 @@ async def test_a_stream_counts_once_whichever_way_it_comes(serving: Serving) -> 
 
 
 async def test_whoever_is_not_limited_is_not_counted(serving: Serving) -> None:
-    async with serving(address_operations_per_second_max=1, credential_operations_per_second_max=1) as api:
+    async with serving(operations_per_second_per_address_max=1, operations_per_second_per_credential_max=1) as api:
         for _ in range(30):
             assert data(await api.ask(QUERY))
     async with serving(
-        unlimited_addresses=(), address_operations_per_second_max=0, credential_operations_per_second_max=0
+        unlimited_addresses=(), operations_per_second_per_address_max=0, operations_per_second_per_credential_max=0
     ) as api:
         for _ in range(30):
             assert data(await api.ask(QUERY))
 
 
 async def test_clients_behind_a_trusted_proxy_are_counted_each(serving: Serving) -> None:
-    async with serving(trusted_proxies=("127.0.0.1",), address_operations_per_second_max=1) as api:
+    async with serving(trusted_proxies=("127.0.0.1",), operations_per_second_per_address_max=1) as api:
         # What it writes to the left of what the proxy knows makes it nobody else.
         passed = 0
         for number in range(1_000):
@@ -198,7 +229,7 @@ async def test_wrong_credentials_from_one_address_are_looked_at_so_often_and_no_
     async def status(credential: str) -> int:
         return (await api.post({"query": QUERY}, key=credential)).status_code
 
-    async with serving(unlimited_addresses=(), failed_sign_ins_per_minute_max=3) as api:
+    async with serving(unlimited_addresses=(), failed_sign_ins_per_minute_per_address_max=3) as api:
         fresh = await api.storage.keys.create("fresh", [Permission.READ])
         assert await status(api.admin_key) == 200
         # The same wrong one is one guess, however often it comes.
@@ -223,12 +254,55 @@ async def test_a_good_credential_that_ends_is_a_guess_like_others(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("storage.keys.BELIEVED_S", 0.0)
-    async with serving(unlimited_addresses=(), failed_sign_ins_per_minute_max=1) as api:
+    async with serving(unlimited_addresses=(), failed_sign_ins_per_minute_per_address_max=1) as api:
         key = await api.storage.keys.create("ends", [Permission.READ])
         assert (await api.post({"query": QUERY}, key=key)).status_code == 200
         await api.storage.keys.revoke("ends")
         assert (await api.post({"query": QUERY}, key=key)).status_code == 401
         assert (await api.post({"query": QUERY}, key=key)).status_code == 429
+
+
+class SlowDoor:
+    """Takes its time to find that each credential is wrong."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+
+    async def viewer(self, _: str | None) -> Any:
+        await self.open.wait()
+        raise Unauthenticated("wrong")
+
+
+async def test_wrong_credentials_that_come_at_once_all_count() -> None:
+    door: Any = SlowDoor()
+    admission = Admission(Settings(failed_sign_ins_per_minute_per_address_max=60), door, clock=lambda: 1_000.0)
+    looks = [asyncio.create_task(admission.sign_in(f"Bearer spn_{number}", "192.0.2.1")) for number in range(90)]
+    await asyncio.sleep(0)
+    door.open.set()
+    for outcome in await asyncio.gather(*looks, return_exceptions=True):
+        assert isinstance(outcome, Unauthenticated)
+    with pytest.raises(RateLimited) as refused:
+        await admission.sign_in("Bearer spn_late", "192.0.2.1")
+    # One a second, and there were 30 too many.
+    assert refused.value.retry_after_s == pytest.approx(31)
+
+
+@pytest.mark.parametrize("kind", ["task token", "bearer token"])
+async def test_a_token_that_has_expired_is_no_guess(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    async with serving(unlimited_addresses=(), failed_sign_ins_per_minute_per_address_max=1, jwt_secret=SECRET) as api:
+        tokens = [
+            await task_token(api, task_id=f"T-{number}")
+            if kind == "task token"
+            else bearer_token(sub=str(number), exp=time.time() - 60)
+            for number in range(5)
+        ]
+        monkeypatch.setattr(api.storage.task_tokens, "_clock", lambda: time.time() + 4_000)
+        for token in tokens:
+            response = await api.post({"query": QUERY}, key=token)
+            assert (response.status_code, "expired" in error(response.json())["message"]) == (401, True)
+        assert (await api.post({"query": QUERY}, key=api.admin_key)).status_code == 200
 
 
 # Sockets.
@@ -255,9 +329,30 @@ async def test_one_credential_has_so_many_sockets_and_no_more(serving: Serving) 
         await stack.enter_async_context(api.socket())
         async with api.socket(init=False) as socket:
             await socket.say({"type": "connection_init", "payload": {"Authorization": f"Bearer {api.admin_key}"}})
-            assert await socket.closed() == (1013, "One credential may have 2 sockets")
+            assert await socket.closed() == (1013, "One credential may have 2 sockets and streams open.")
         await first.wire.close()
         await first_that_is_let_in(stack, api, key=api.admin_key)
+
+
+async def test_a_socket_that_renews_is_counted_by_the_credential_that_it_has_then(serving: Serving) -> None:
+    async with serving(unlimited_addresses=(), sockets_per_credential_max=1) as api, AsyncExitStack() as stack:
+        first = await stack.enter_async_context(api.socket())
+        second = await stack.enter_async_context(api.socket())
+        assert (await renew(first, api.admin_key))["authorization"] == "accepted"
+        assert (await renew(first, api.admin_key))["authorization"] == "accepted"
+        refused = await renew(second, api.admin_key)
+        assert (refused["authorization"], refused["error"]["extensions"]["code"]) == ("refused", "RATE_LIMITED")
+        assert data(await second.ask(QUERY))["viewer"] == {"name": None}
+        # By another one it has another's place.
+        assert (await renew(first, await task_token(api)))["authorization"] == "accepted"
+        assert (await renew(second, api.admin_key))["authorization"] == "accepted"
+
+
+async def test_a_renewal_is_counted_as_an_operation(serving: Serving) -> None:
+    async with serving(unlimited_addresses=(), operations_per_second_per_address_max=1) as api, api.socket() as socket:
+        answers = [await renew(socket, api.admin_key) for _ in range(50)]
+        assert [answer["authorization"] for answer in answers[:5]] == ["accepted"] * 5
+        assert answers[-1]["error"]["extensions"]["code"] == "RATE_LIMITED"
 
 
 @pytest.mark.parametrize("kind", ["address", "credential"])
@@ -293,18 +388,35 @@ async def first_that_is_let_in(stack: AsyncExitStack, api: Api, **options: Any) 
                 return
 
 
+async def test_a_socket_that_breaks_off_in_its_handshake_gives_back_nobody_elses_place(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Asked for when it is chosen, and when it is opened; of a connection that is gone nobody knows the address.
+    peers = iter([None, None, "192.0.2.1", None, None, None])
+    monkeypatch.setattr(WebSocket, "peer", property(lambda _: next(peers)))
+    async with serving(unlimited_addresses=(), sockets_per_address_max=1) as api, api.socket():
+        async with api.socket():
+            pass
+        with pytest.raises(InvalidStatus, match="429"):
+            await api.socket().__aenter__()
+
+
 def test_places_that_are_given_back_leave_nothing_behind() -> None:
-    places = Places(2)
-    assert (places.take("a"), places.take("a"), places.take("a"), places.take("b")) == (True, True, False, True)
+    places = Places("address", 2)
+    for name in ("a", "a", "b"):
+        places.take(name)
+    with pytest.raises(RateLimited, match="One address may have 2 sockets"):
+        places.take("a")
     for name in ("a", "b", "a"):
         places.give_back(name)
-    assert (places.names, places.take("a")) == (0, True)
+    assert places.names == 0
+    places.take("a")
 
 
 def test_places_without_a_bound_are_not_counted() -> None:
-    for places, name in ((Places(0), "a"), (Places(1), None)):
-        assert places.take(name)
-        assert places.take(name)
+    for places, name in ((Places("address", 0), "a"), (Places("address", 1), None)):
+        places.take(name)
+        places.take(name)
         places.give_back(name)
         assert places.names == 0
 
@@ -326,11 +438,47 @@ async def test_a_socket_that_is_not_used_is_closed_and_one_that_is_used_is_not(s
         assert data(await socket.ask(QUERY))
 
 
+async def test_many_who_are_late_are_told_so_with_turns_for_others_and_without_anybodys_context() -> None:
+    turn = 0
+    bound: ContextVar[str | None] = ContextVar("bound", default=None)
+    told: list[tuple[int, str | None]] = []
+    deadlines = Deadlines[int](0.01, lambda _: told.append((turn, bound.get())))
+    bound.set("the first")
+    for number in range(2 * IN_A_ROW + 1):
+        deadlines.begin(number)
+    while len(told) <= 2 * IN_A_ROW:
+        turn += 1
+        await asyncio.sleep(0)
+    assert max(Counter(told).values()) == IN_A_ROW
+    assert {name for _, name in told} == {None}
+
+
+async def test_a_socket_that_is_closed_while_its_credential_is_looked_at_is_closed_once(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    looked, gone = asyncio.Event(), asyncio.Event()
+
+    async def sign_in(*_: Any) -> Viewer:
+        await gone.wait()
+        looked.set()
+        raise Unavailable("away")
+
+    monkeypatch.setattr(Admission, "sign_in", sign_in)
+    async with serving(connection_init_timeout_ms=100) as api, api.socket(init=False) as socket:
+        await socket.say({"type": "connection_init", "payload": {"authorization": "Bearer x"}})
+        assert (await socket.closed())[0] == 4408
+        gone.set()
+        await looked.wait()
+        await asyncio.sleep(0)
+        assert caplog.text.count("A socket was closed") == 1
+
+
 @pytest.mark.parametrize("kind", ["messages", "pings"])
 async def test_a_socket_that_says_more_than_it_may_is_read_more_slowly(serving: Serving, kind: str) -> None:
     sent = (Opcode.PING, b"") if kind == "pings" else (Opcode.TEXT, b'{"type":"ping"}')
     answer = (Opcode.PONG, b"") if kind == "pings" else (Opcode.TEXT, b'{"type":"pong"}')
-    settings: dict[str, Any] = {"unlimited_addresses": (), "socket_messages_per_second_max": 200}
+    settings: dict[str, Any] = {"unlimited_addresses": (), "messages_per_second_per_socket_max": 200}
     async with serving(**settings) as api, raw_socket(api) as socket, api.socket() as other:
         # With the greeting these are as many as may come at once; the rest takes a second.
         begun = time.monotonic()

@@ -2,6 +2,8 @@
 
 from time import perf_counter
 
+import pytest
+
 from graphql_api.rates import Buckets
 
 
@@ -40,6 +42,19 @@ def test_what_is_refused_costs_nothing_and_what_is_given_back_may_be_taken_again
     assert buckets.take("a") == 0.0
     clock.now += 1.0
     assert buckets.take("a") == 0.0
+
+
+def test_what_was_done_already_is_owed_and_no_more_than_a_burst_of_it() -> None:
+    now = 100.0
+    buckets = Buckets(1.0, 5.0, clock=lambda: now)
+    for _ in range(5):
+        buckets.charge("a")
+    assert buckets.wait_s("a") == pytest.approx(1.0)
+    for _ in range(100):
+        buckets.charge("a")
+    assert buckets.wait_s("a") == pytest.approx(6.0)
+    now += 6.0
+    assert buckets.wait_s("a") == 0.0
 
 
 def test_a_rate_below_one_a_burst_has_one_token() -> None:

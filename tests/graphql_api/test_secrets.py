@@ -25,7 +25,7 @@ PREVIOUS_SECRET: Final = "the secret of task tokens that was before it"
 
 async def credentials(database: str) -> dict[str, str]:
     """One of each kind that is good, and of each kind that is not."""
-    async with open_storage(database, upgrade=False, token_secrets=(TOKEN_SECRET,)) as storage:
+    async with open_storage(database, upgrade=False, task_token_secrets=(TOKEN_SECRET,)) as storage:
         good = {
             "key": await storage.keys.create("worker", [Permission.ADMIN]),
             "revoked key": await storage.keys.create("gone", [Permission.ADMIN]),
@@ -92,8 +92,8 @@ async def test_no_secret_reaches_the_log_an_answer_or_the_title_of_a_process(dat
         "SPECTRAL_ACCESS": "keyed",
         "SPECTRAL_LOG_LEVEL": "debug",
         "SPECTRAL_JWT_SECRET": SECRET,
-        "SPECTRAL_TOKEN_SECRET": TOKEN_SECRET,
-        "SPECTRAL_TOKEN_SECRET_PREVIOUS": PREVIOUS_SECRET,
+        "SPECTRAL_TASK_TOKEN_SECRET": TOKEN_SECRET,
+        "SPECTRAL_TASK_TOKEN_SECRET_PREVIOUS": PREVIOUS_SECRET,
     }
     answers = {}
     async with program("serve", **settings) as server:
@@ -108,7 +108,7 @@ async def test_no_secret_reaches_the_log_an_answer_or_the_title_of_a_process(dat
         assert await server.ended() == 0
     log = "".join(server.log) + server.printed
     # It did say something, of those who were let in and of those who were not.
-    assert "A socket was closed: 4403" in log
+    assert "A socket was closed: 'Forbidden' code=4403" in log
     assert '"authenticated":true' in answers["key", "Bearer"]
     assert "accepted" in answers["task token", "Bearer"]
     secrets = {SECRET, TOKEN_SECRET, PREVIOUS_SECRET, *(part for text in found.values() for part in parts(text))}

@@ -238,7 +238,7 @@ async def test_a_data_folder_serves_from_its_first_start_on(data_dir: Path) -> N
             )
             assert re.fullmatch(r"spn_\S+\n", made.printed)
             (recorded,) = made.log
-            assert "spectral.audit: api_key.create by 'command line (" in recorded
+            assert "spectral.audit: api_key.create actor=" in recorded
             assert made.printed.strip() not in recorded
             query = {"query": "{ viewer { name permissions } }"}
             viewer = await http.post(url, json=query, headers={"Authorization": f"Bearer {made.printed.strip()}"})

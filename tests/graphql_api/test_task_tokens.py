@@ -168,7 +168,7 @@ async def test_a_token_that_is_wrong_is_refused_wherever_it_comes(
 
 
 async def test_a_task_token_is_no_bearer_token_and_none_of_those_is_a_task_token(serving: Serving) -> None:
-    async with serving(jwt_secret=SECRET, token_secret=SECRET) as api:
+    async with serving(jwt_secret=SECRET, task_token_secret=SECRET) as api:
         good = await task_token(api)
         head, claims, signature = good.split(".")
         # Its parts in the place of a JWT's; and whatever a JWT says, in the place of its claims.
@@ -196,7 +196,7 @@ async def test_revoking_either_key_ends_what_was_made_with_it(
             assert data(await api.ask('{ task(taskId: "T-7") { id } }', key=credential))["task"]
         await api.storage.keys.revoke("backend")
         assert "API key" in await refused(api, by_backend)
-        await api.storage.signing_keys.remove(by_admin.split(".")[0].removeprefix("spt_"))
+        await api.storage.signing_keys.revoke(by_admin.split(".")[0].removeprefix("spt_"))
         assert "revoked" in await refused(api, by_admin)
         assert data(await api.ask(VIEWER, key=after))["viewer"]["authenticated"]
 

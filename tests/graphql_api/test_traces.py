@@ -22,7 +22,8 @@ from graphql_api.settings import Settings
 from graphql_api.traces import Traces
 from graphql_api.wire.headers import Headers
 from storage import Create, Storage, open_storage
-from tests.graphql_api.clients import WAIT_S
+from storage.committer import Committer, Entry
+from tests.graphql_api.clients import WAIT_S, until
 from tests.graphql_api.test_metrics import REPORT
 from tests.graphql_api.test_server import ends_with, program
 from tests.storage.helpers import submit
@@ -103,6 +104,37 @@ async def test_a_group_has_many_parents(database: str) -> None:
         assert linked == {span.context.span_id for span in changes if span.context}
         # What they did to one task is told once, in the trace of the first; the others are linked to.
         assert sum(1 + len(span.links) for span in world.spans("deliver")) == 3
+
+
+async def test_a_change_that_nobody_waits_for_has_its_place_in_a_group(
+    database: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    work_off = Committer.work_off
+
+    async def slowly(committer: Committer, group: list[Entry]) -> None:
+        begun.set()
+        await go_on.wait()
+        await work_off(committer, group)
+
+    async with traced(database) as world:
+        monkeypatch.setattr(Committer, "work_off", slowly)
+        first = asyncio.create_task(world.post(REPORT))
+        await begun.wait()
+        second = asyncio.create_task(world.post(REPORT))
+        await until(lambda: world.storage.writer.waiting[0] == 1)
+        second.cancel()
+        await asyncio.wait({second})
+        go_on.set()
+        await first
+        await until(lambda: len(world.spans("group")) == 2)
+        (abandoned,) = [span for span in world.spans("change UpdateProgress") if not span.links]
+        assert abandoned.attributes is not None
+        assert abandoned.attributes["spectral.abandoned"]
+        assert abandoned.context is not None
+        linked = {link.context.span_id for group in world.spans("group") for link in group.links}
+        assert abandoned.context.span_id in linked
+        assert "ended span" not in caplog.text
 
 
 async def test_what_fails_is_marked_and_quotes_nobody(database: str) -> None:

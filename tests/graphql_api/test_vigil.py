@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -55,7 +56,7 @@ async def a_task_token_of_a_key(api: Api) -> tuple[str, Callable[[], Awaitable[N
 
 async def a_task_token_of_a_signing_key(api: Api) -> tuple[str, Callable[[], Awaitable[None]]]:
     made = await task_token(api, "READ")
-    return made, lambda: api.storage.signing_keys.remove(made.split(".")[0].removeprefix("spt_"))
+    return made, lambda: api.storage.signing_keys.revoke(made.split(".")[0].removeprefix("spt_"))
 
 
 async def a_task_token_that_expires(api: Api) -> tuple[str, Callable[[], Awaitable[None]]]:
@@ -325,9 +326,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 async def make_round(watch: Vigil) -> None:
     """What the timer does, now."""
+    await begin_round(watch)
+
+
+def begin_round(watch: Vigil) -> asyncio.Task[None]:
+    """As the timer does, at this moment."""
+    assert watch._timer is not None
+    watch._timer.cancel()
+    before = set(watch._rounds)
     watch._begin_round()
-    assert watch._round is not None
-    await watch._round
+    (begun,) = watch._rounds - before
+    return begun
 
 
 async def test_ten_thousand_streams_of_a_credential_cost_one_look_when_it_is_due(clock: Clock) -> None:
@@ -374,15 +383,15 @@ async def test_a_look_that_fails_ends_nothing_and_not_the_vigil(clock: Clock, ca
         watch.dismiss(credential, guest)
 
 
-async def test_a_round_that_nobody_needs_any_more_ends(clock: Clock) -> None:
+@pytest.mark.parametrize("turns", [0, 1])
+async def test_a_round_that_nobody_needs_any_more_ends(clock: Clock, turns: int) -> None:
     door = Door()
     watch = Vigil(door.look)
     guest = Guests()
     watch.admit("a", guest)
-    watch._begin_round()
-    round_ = watch._round
-    assert round_ is not None
-    await asyncio.sleep(0)
+    round_ = begin_round(watch)
+    for _ in range(turns):
+        await asyncio.sleep(0)
     watch.dismiss("a", guest)
     # And one who comes at that moment is watched over.
     watch.admit("b", guest)
@@ -409,3 +418,49 @@ async def test_those_who_come_one_after_the_other_do_not_put_off_the_next_round(
     assert watch._timer.when() < late
     for credential in "abc":
         watch.dismiss(credential, guest)
+
+
+async def test_a_look_that_takes_long_holds_up_no_other(clock: Clock) -> None:
+    door, answer = Door(), asyncio.Event()
+
+    async def look(authorization: str) -> float:
+        believed_s = await door.look(authorization)
+        if authorization == "slow":
+            await answer.wait()
+        return believed_s
+
+    watch = Vigil(look)
+    guest = Guests()
+    watch.admit("slow", guest)
+    watch.admit("key", guest)
+    hanging = [begin_round(watch)]
+    await until(lambda: door.looks["key"] == 1)
+    clock.now += 4.0
+    door.errors["key"] = Unauthenticated("revoked")
+    await make_round(watch)
+    assert door.looks == {"slow": 1, "key": 2}
+    assert len(guest.expulsions) == 1
+    # What nobody answers is asked again after a while.
+    clock.now += vigil.ANSWER_WITHIN_S
+    hanging.append(begin_round(watch))
+    await until(lambda: door.looks["slow"] == 2)
+    answer.set()
+    await asyncio.gather(*hanging)
+    for credential in ("slow", "key"):
+        watch.dismiss(credential, guest)
+
+
+async def test_what_is_bound_to_whoever_comes_first_is_not_bound_to_the_looks() -> None:
+    bound: ContextVar[str | None] = ContextVar("bound", default=None)
+    found: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+
+    async def look(_: str) -> float:
+        found.set_result(bound.get())
+        return 4.0
+
+    watch = Vigil(look)
+    guest = Guests()
+    bound.set("the first")
+    watch.admit("a", guest)
+    assert await found is None
+    watch.dismiss("a", guest)

@@ -161,6 +161,31 @@ async def test_a_message_in_fragments_is_taken_when_it_is_whole_and_pings_may_co
         assert await raw.take() == (Opcode.TEXT, b'{"type":"pong"}')
 
 
+@pytest.mark.parametrize("over", [0, 1])
+async def test_a_message_has_a_bound_on_its_fragments(serving: Serving, over: int) -> None:
+    async with serving() as api, raw_socket(api) as raw:
+        raw.send(Opcode.TEXT, b'{"type":"ping"}', fin=False)
+        for _ in range(wire.FRAGMENTS_MAX - 2 + over):
+            raw.send(Opcode.CONT, b" ", fin=False)
+        raw.send(Opcode.CONT, b" ")
+        opcode, said = await raw.take()
+        if over:
+            assert (opcode, said[:2]) == (Opcode.CLOSE, wire.POLICY_VIOLATION.to_bytes(2, "big"))
+        else:
+            assert (opcode, said) == (Opcode.TEXT, b'{"type":"pong"}')
+
+
+@pytest.mark.parametrize("over", [0, 1])
+async def test_a_message_has_a_bound_on_its_bytes(serving: Serving, over: int) -> None:
+    async with serving(body_bytes_max=10_000) as api, raw_socket(api) as raw:
+        raw.send(Opcode.TEXT, b'{"type":"ping"}'.ljust(10_000 + over))
+        opcode, said = await raw.take()
+        if over:
+            assert (opcode, said[:2]) == (Opcode.CLOSE, (1009).to_bytes(2, "big"))
+        else:
+            assert (opcode, said) == (Opcode.TEXT, b'{"type":"pong"}')
+
+
 async def test_a_message_larger_than_a_slice_is_taken_and_those_behind_it_in_order(serving: Serving) -> None:
     async with serving() as api, raw_socket(api) as raw:
         for number in range(50):
@@ -416,16 +441,50 @@ async def test_a_request_may_begin_in_the_same_read_as_a_large_one_ends(serving:
 async def test_requests_that_wait_on_one_connection_have_a_bound(serving: Serving) -> None:
     async with serving() as api:
         raw = await http(api)
-        raw.writer.write(post(QUERY) * 20)
+        # One that is answered, and as many as may wait.
+        together = 1 + wire_http.PIPELINED_REQUESTS_MAX
+        raw.writer.write(post(QUERY) * together)
         async with asyncio.timeout(WAIT_S):
             answered = b""
-            while answered.count(b" 200 OK") < 20:
+            while answered.count(b" 200 OK") < together:
                 answered += await raw.reader.read(65_536)
         raw.writer.write(post(QUERY) * 10_000)
         async with asyncio.timeout(WAIT_S):
             with suppress(ConnectionError):
                 answered = await raw.reader.read()
         assert answered.count(b" 200 OK") < 10_000
+        raw.writer.close()
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 33", b"Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("line", [b"POST /graphql HTTP/1.1", b"GET /healthz HTTP/1.1"])
+async def test_no_body_is_taken_for_a_request_because_another_protocol_is_wished_for(
+    serving: Serving, line: bytes, length: bytes
+) -> None:
+    upgrade = b"\r\n".join([line, b"Host: x", b"Connection: Upgrade", b"Upgrade: h2c", b""])
+    body = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with serving() as api:
+        raw = await http(api)
+        raw.writer.write(upgrade + length + b"\r\n\r\n")
+        async with asyncio.timeout(WAIT_S):
+            # In a read of its own, as a proxy may send it.
+            await raw.reader.readuntil(b"HTTP/1.1 ")
+            raw.writer.write(body)
+            with suppress(ConnectionError):
+                rest = await raw.reader.read()
+                assert rest.startswith(b"400 ")
+                assert b"HTTP/1.1" not in rest
+        raw.writer.close()
+
+
+async def test_without_a_body_the_wish_for_another_protocol_is_not_heard(serving: Serving) -> None:
+    async with serving() as api:
+        raw = await http(api)
+        raw.writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+        async with asyncio.timeout(WAIT_S):
+            answer = await raw.reader.read()
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close" in answer
         raw.writer.close()
 
 

@@ -3,12 +3,14 @@
 import asyncio
 import os
 import signal
+import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 
+from graphql_api.workers import Workers
 from storage import Create, open_storage
 from tests.graphql_api.clients import WAIT_S, Socket, data
 from tests.graphql_api.test_server import ends_with, program, watching
@@ -92,3 +94,20 @@ async def test_workers_that_cannot_start_stop_the_start(database: str) -> None:
     )
     assert "/nowhere" in "".join(ended.log)
     assert "Traceback" not in "".join(ended.log)
+
+
+async def test_an_answer_that_breaks_off_is_none() -> None:
+    workers = Workers(print, count=1, end_within_s=1.0)
+    ours, its = socket.socketpair()
+    ready = asyncio.Event()
+    hearing = asyncio.create_task(workers._hear(0, ours, ready))
+    reader, writer = await asyncio.open_unix_connection(sock=its)
+    writer.write(b"ready\n")
+    await ready.wait()
+    asking = asyncio.create_task(workers.ask(WAIT_S))
+    await reader.readline()
+    writer.write(b'[["half')
+    # As a process does that is killed.
+    writer.transport.abort()
+    assert await asking == {0: None}
+    await hearing

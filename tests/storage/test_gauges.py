@@ -11,7 +11,7 @@ import pytest
 
 from storage import Command, Create, CreateMany, Unavailable, Update, UpdateProgress, open_storage
 from storage.feed import BUFFERED_UPDATES_MAX, age_s
-from storage.gauges import OTHER, Histogram, Tally
+from storage.gauges import Histogram
 from storage.lifecycle import decide
 from storage.pool import open_pool
 from storage.task import update_of
@@ -27,17 +27,6 @@ def test_a_value_is_counted_below_the_first_bound_that_it_does_not_exceed() -> N
     histogram.observe(5, times=3)
     assert histogram.counts == [2, 5, 1]
     assert (histogram.count, histogram.sum) == (8, 38.5)
-
-
-def test_a_tally_has_so_many_words_and_one_for_all_others() -> None:
-    tally = Tally(words_max=2)
-    for word in ("a", "b", "a"):
-        tally.bump(word)
-    assert tally.counts == {"a": 2, "b": 1}
-    for number in range(1_000):
-        tally.bump(f"word {number}")
-    tally.bump("a")
-    assert tally.counts == {"a": 3, "b": 1, OTHER: 1_000}
 
 
 async def test_groups_waits_and_commits_are_counted(database: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from storage import Create, Options, Release, open_storage
 from storage.queues import Queues
-from tests.storage.helpers import submit
+from tests.storage.helpers import spied, submit
 from tests.storage.linked import never_resync, processes, until
 
 WAIT_S = 10
@@ -79,3 +79,12 @@ def test_a_queue_that_nobody_waits_for_is_forgotten() -> None:
     queues.wake(["q"])
     assert not queues.hear("T")
     assert queues.hear("\0q")
+
+
+async def test_what_many_ask_of_one_queue_is_counted_once(database: str) -> None:
+    async with open_storage(database, upgrade=False) as storage:
+        await submit(storage, create("A"), create("B", "r"), create("C", "r"))
+        with spied(storage) as spy:
+            counts = await asyncio.gather(*(storage.reader.ready(queue) for queue in ("q", "r", "none") * 100))
+        assert counts == [1, 2, 0] * 100
+        assert len(spy.statements) == 3

@@ -343,3 +343,35 @@ async def test_closing_goes_on_when_whoever_waits_for_it_gives_up(database: str)
         task = await accepted
         assert task is not None
         assert task.seq == 2
+
+
+async def test_commands_that_come_together_are_one_group_with_an_outcome_each(database: str) -> None:
+    async with open_storage(database, upgrade=False) as storage:
+        await submit(storage, Create(task_id="A"), Create(task_id="B"))
+        with spied(storage) as spy:
+            outcomes = await storage.writer.submit_each(
+                [note("A"), Complete(task_id="B"), note("B"), note("nobody"), Delete(task_id="A")]
+            )
+        assert spy.commits == 1
+        assert [type(outcome) for outcome in outcomes] == [Task, Task, TaskFinished, TaskNotFound, type(None)]
+        assert await storage.writer.submit_each([]) == []
+
+
+async def test_of_commands_that_come_together_those_without_room_are_refused(database: str) -> None:
+    async with open_storage(database, upgrade=False, waiting_commands_max=2) as storage:
+        outcomes = await storage.writer.submit_each([Create(task_id=task_id) for task_id in "ABCD"])
+        assert [type(outcome) for outcome in outcomes] == [Task, Task, Unavailable, Unavailable]
+        assert storage.writer.waiting == (0, 0)
+
+
+async def test_who_asked_for_several_things_and_went_away_has_canceled_nothing(database: str) -> None:
+    async with open_storage(database, upgrade=False) as storage:
+        await submit(storage, Create(task_id="T"))
+        async with row_locked(database):
+            asking = asyncio.create_task(storage.writer.submit_each([note(), note("nobody")]))
+            async with asyncio.timeout(10):
+                await until_blocked(database)
+            asking.cancel()
+            await asyncio.wait({asking})
+        assert (await storage.writer.submit(note(message="after"))) is not None
+        assert await messages(storage) == [CREATED, "m", "after"]

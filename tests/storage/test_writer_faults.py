@@ -292,16 +292,18 @@ async def test_a_command_that_waits_too_long_for_its_group_is_refused(
             first = asyncio.create_task(storage.writer.submit(note()))
             await until_blocked(database)
             held = asyncio.create_task(storage.writer.submit(note()))
-            await asyncio.sleep(0.06)
+            beside = asyncio.create_task(storage.writer.submit(note("other")))
+            # While the group before them has not ended, and may not for a while.
+            for late in (held, beside):
+                with pytest.raises(Unavailable, match="did not answer in time"):
+                    await late
         task = await first
         assert task is not None
         assert task.seq == 2
-        with pytest.raises(Unavailable, match="did not answer in time"):
-            await held
         # It no longer counts among those that wait, and its task is free again.
         assert (storage.writer._waiting_commands, storage.writer._waiting_bytes, storage.writer._held) == (0, 0, {})
         assert [task.seq for task in await submit(storage, note(), note("other"))] == [3, 2]
-    assert "1 commands waited longer than 0.1 s and were refused." in caplog.text
+    assert "commands waited longer than 0.1 s and were refused." in caplog.text
 
 
 async def test_a_group_that_has_waited_does_not_wait_as_long_again_for_a_connection(
