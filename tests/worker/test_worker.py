@@ -180,12 +180,12 @@ async def test_a_result_that_cannot_be_told_fails_the_task(database: str, wrong:
     assert film["status"] == "FAILED"
 
 
-async def test_a_worker_that_waits_hears_of_a_new_task_at_once(database: str) -> None:
+async def test_a_worker_that_waits_hears_of_a_new_task_at_once(database: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "spectral.worker")
     async with world(database) as here, here.worker(poll_s=FAR_S) as worker:
         claims = worker.claims()
         waiting = asyncio.ensure_future(anext(claims))
-        # The first answer says that there is nothing; so does the first message on the socket.
-        await asyncio.sleep(0.5)
+        await until(lambda: "Listening for tasks of queue video" in caplog.text)
         clock = asyncio.get_running_loop().time
         await here.create("film")
         created_at = clock()
