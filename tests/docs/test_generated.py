@@ -70,7 +70,7 @@ def test_no_page_names_a_setting_that_does_not_exist() -> None:
 
 def test_the_map_names_every_module() -> None:
     text = (DOCS / "design.md").read_text()
-    for package in ("storage", "graphql_api"):
+    for package in ("storage", "graphql_api", "worker"):
         for module in (TOP / package).rglob("*.py"):
             if "versions" not in module.parts and module.name not in ("__init__.py", "env.py"):
                 assert module.name in text, module

@@ -3,6 +3,7 @@ import queue
 import re
 import subprocess
 import threading
+from pathlib import Path
 from typing import Any, Final, Self
 
 import httpx
@@ -87,7 +88,7 @@ def answers(said: str) -> list[Any]:
 
 def test_the_commands_take_a_task_from_start_to_end(served: Served) -> None:
     of_task = [block for block in blocks(README, "sh") if "curl" in block or block.startswith("KEY=")]
-    key, create, watch, report, complete, look_and_delete = of_task
+    key, create, watch, report, complete, look_and_delete, _ = of_task
 
     (created,) = answers(run(served, key + create))
     assert created["data"]["create"] == {"taskId": "report-5f0c9a41", "status": "PENDING", "seq": 1}
@@ -120,6 +121,30 @@ def test_the_commands_take_a_task_from_start_to_end(served: Served) -> None:
     looked, deleted = answers(run(served, key + look_and_delete))
     assert [event["eventType"] for event in looked["data"]["task"]["history"]] == ["LOG", "PROGRESS", "SUCCESS"]
     assert deleted == {"data": {"delete": "report-5f0c9a41"}}
+
+
+def test_the_worker_in_ten_lines_does_what_it_is_given(served: Served, tmp_path: Path) -> None:
+    key, *_, create = [block for block in blocks(README, "sh") if "curl" in block or block.startswith("KEY=")]
+    (script,) = blocks(README, "python")
+    assert len([line for line in script.splitlines() if line]) == 10
+    (tmp_path / "video.py").write_text(script.replace(ORIGIN, served.origin))
+    secret = run(served, key + "echo $KEY").strip()
+    working = subprocess.Popen(
+        [BIN / "python", tmp_path / "video.py"], env={**served.environment, "KEY": secret}, stderr=subprocess.PIPE
+    )
+    with working:
+        try:
+            (created,) = answers(run(served, key + create))
+            assert created["data"]["create"] == {"status": "PENDING"}
+            (done, *_) = reversed(
+                streamed(served, 'subscription { taskUpdates(taskId: "film-12") { task { status progress } } }')
+            )
+            assert done["task"] == {"status": "SUCCESS", "progress": 100}
+        finally:
+            working.terminate()
+        assert working.wait(WAIT_S) == 0
+        assert working.stderr is not None
+        assert working.stderr.read() == b""
 
 
 def streamed(served: Served, document: str) -> list[Any]:

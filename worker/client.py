@@ -1,0 +1,96 @@
+"""GraphQL over HTTP, asked again until there is an answer that counts.
+
+What is asked again must be something that may be done twice: a report carries an idempotency key, the same one at each
+attempt, and is written once.
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import httpx
+
+from worker.backoff import pauses
+from worker.errors import Refused, Unreachable, refusal
+
+TIMEOUT_S: Final = 20.0
+# Statuses of servers that stop or are overrun, and of proxies that reach none.
+_AGAIN: Final = frozenset({408, 429, 500, 502, 503, 504})
+_INTERNAL: Final = "INTERNAL_SERVER_ERROR"
+# A fault of the server may be one that passes, but seldom is.
+_FAULTS_MAX: Final = 3
+
+
+class _Again(Exception):
+    """No answer that counts; another attempt may bring one."""
+
+    def __init__(self, why: str, after_s: float = 0.0, refused: Refused | None = None) -> None:
+        super().__init__(why)
+        self.after_s = after_s
+        # What the server said, if it is to be believed in the end.
+        self.refused = refused
+
+
+class Client:
+    """One server, and the credential with which it is asked."""
+
+    def __init__(self, url: str, key: str | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
+        if httpx.URL(url).scheme not in ("http", "https"):
+            raise ValueError(f'The URL must begin with "http://" or "https://", got "{url}".')
+        self.url = url
+        self.key = key
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self._http = httpx.AsyncClient(headers=headers, timeout=timeout_s)
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._http.aclose()
+
+    async def ask(self, document: str, variables: Mapping[str, Any], *, patience_s: float) -> Any:
+        """What the one field of the document answers. It is asked again for so long, with pauses that grow."""
+        clock = asyncio.get_running_loop().time
+        give_up_at = clock() + patience_s
+        faults = 0
+        for pause_s in pauses():
+            try:
+                return await self._ask_once(document, variables)
+            except _Again as again:
+                wait_s = max(pause_s, again.after_s)
+                if again.refused is not None:
+                    faults += 1
+                    if faults == _FAULTS_MAX:
+                        raise again.refused from None
+                if clock() + wait_s > give_up_at:
+                    raise again.refused or Unreachable(f"{self.url} gave no answer that counts: {again}") from None
+            await asyncio.sleep(wait_s)
+        raise AssertionError("pauses have no end")
+
+    async def _ask_once(self, document: str, variables: Mapping[str, Any]) -> Any:
+        try:
+            response = await self._http.post(self.url, json={"query": document, "variables": variables})
+        except httpx.TransportError as error:
+            raise _Again(f"{type(error).__name__}: {error}") from error
+        try:
+            body = response.json()
+        except json.JSONDecodeError:
+            body = None
+        if not isinstance(body, dict) or not (body.get("errors") or body.get("data")):
+            why = f"HTTP status {response.status_code} and no GraphQL"
+            if response.status_code in _AGAIN:
+                raise _Again(why)
+            raise Refused(f"HTTP_{response.status_code}", f"{self.url} answered with {why}.")
+        if errors := body.get("errors"):
+            raise _verdict(errors[0])
+        (answer,) = body["data"].values()
+        return answer
+
+
+def _verdict(error: Mapping[str, Any]) -> _Again | Refused:
+    """What an error means to whoever asked."""
+    extensions = error.get("extensions") or {}
+    code, message = str(extensions.get("code", _INTERNAL)), str(error.get("message", ""))
+    if extensions.get("retryable"):
+        return _Again(message, after_s=extensions.get("retryAfterMs", 0) / 1000)
+    refused = refusal(code, message, extensions)
+    return _Again(message, refused=refused) if code == _INTERNAL else refused
