@@ -118,7 +118,9 @@ class Target:
         except ConnectionClosed as closed:
             code = closed.rcvd.code if closed.rcvd else None
             self.answers[code] += 1
-            assert code in CLOSINGS or (code is None and frames), closed
+            # A reset overtakes the close frame before it, when there was more to read than the server wanted.
+            overtaken = bool(frames) or isinstance(closed.__cause__, ConnectionResetError | BrokenPipeError)
+            assert code in CLOSINGS or (code is None and overtaken), closed
 
 
 @contextmanager
