@@ -178,7 +178,13 @@ def test_a_worker_whose_task_has_ended_is_told_so(report: Callable[[str], Report
 def test_a_heartbeat_keeps_the_lease_from_now_and_is_no_event() -> None:
     task = made(claimed(), Heartbeat(task_id="T", token="t", lease_s=90), 50)
     assert (task.seq, task.updated_at) == (2, NOW)
-    assert plan(task).lease_expires_at == plan(task).due_at == at(140)
+    # The tick is where it was, and moves when it finds that there is more time.
+    assert (plan(task).lease_expires_at, plan(task).due_at) == (at(140), at(60))
+    looked_at = decide(task, TICK, at(60))
+    assert looked_at is not None
+    assert (looked_at.seq, plan(looked_at).due_at) == (2, at(140))
+    # A shorter lease is over earlier.
+    assert plan(made(task, Heartbeat(task_id="T", token="t", lease_s=1), 51)).due_at == at(52)
     # Late, and not too late: nobody has taken the task.
     assert plan(made(task, Heartbeat(task_id="T", token="t", lease_s=1), 200)).lease_expires_at == at(201)
 
