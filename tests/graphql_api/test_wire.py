@@ -299,6 +299,30 @@ async def test_frames_that_break_the_protocol_close_the_socket(serving: Serving,
         await raw.ended()
 
 
+async def test_a_peer_that_is_still_sending_reads_why_its_socket_was_closed(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(body_bytes_max=10_000) as api, raw_socket(api) as raw:
+        # More than lies in the buffers on the way: it is sent while the server has closed already.
+        raw.send(Opcode.TEXT, b" " * 16_000_000)
+        await raw.writer.drain()
+        opcode, reason = await raw.take()
+        assert (opcode, reason[:2]) == (Opcode.CLOSE, (1009).to_bytes(2, "big"))
+        raw.writer.write(b" " * 1_000_000)
+        await raw.writer.drain()
+        assert await raw.reader.read() == b""
+    # It does not linger for ever.
+    monkeypatch.setattr(wire, "CLOSE_WAIT_S", 0.05)
+    async with serving(body_bytes_max=10_000) as api, raw_socket(api) as raw:
+        raw.send(Opcode.TEXT, b" " * 10_001)
+        with pytest.raises(ConnectionError):
+            while True:
+                raw.writer.write(b" " * 1_000_000)
+                await raw.writer.drain()
+                # As much as the loop needs for others.
+                await asyncio.sleep(0)
+
+
 async def test_a_peer_that_is_silent_is_pinged_and_one_that_stays_so_is_closed(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -221,7 +221,7 @@ async def test_heartbeats_touch_no_index(database: str) -> None:
     async with session(database) as connection:
         # PostgreSQL tells what a session did some time after it has ended.
         while (counted := await connection.fetchrow(_UPDATED))["n_tup_upd"] < 21:
-            await asyncio.sleep(0.01)
+            await connection.execute("SELECT pg_sleep(0.01)")
     # The claim did.
     assert counted["n_tup_upd"] - counted["n_tup_hot_upd"] == 1
 
