@@ -179,7 +179,7 @@ def _report(task: Task, command: Report, now: datetime) -> Task:
         raise LeaseLost(task.task_id)
     if plan is None:
         return _moved(task, move, now, event_type, message, progress, command.metadata_json, command.actor)
-    if move is Move.FAIL and _attempts_left(task, plan):
+    if isinstance(command, Fail) and command.retry and _attempts_left(task, plan):
         move, progress = Move.RETRY, 0
     moved = _moved(task, move, now, event_type, message, progress, command.metadata_json, command.actor)
     if moved.status is task.status and move is not Move.RETRY:

@@ -209,6 +209,13 @@ def test_a_lease_that_runs_out_makes_the_task_claimable_again_and_at_last_fails_
     assert told(failed) == 'The lease of "w" ran out in attempt 2 of 2'
 
 
+def test_a_failure_for_good_is_final_whatever_attempts_are_left() -> None:
+    failed = made(claimed(attempts=9), Fail(task_id="T", error="no such film", retry=False), 5)
+    assert (failed.status, failed.failed_at, plan(failed).next_attempt_at) == (Status.FAILED, at(5), None)
+    unclaimed = made(born(queue="q", retry=Retry(max_attempts=9)), Fail(task_id="T", error="no such film", retry=False))
+    assert (unclaimed.status, plan(unclaimed).attempt) == (Status.FAILED, 1)
+
+
 def test_a_failure_with_attempts_left_is_tried_again_after_a_pause() -> None:
     retry = Retry(max_attempts=3, initial_s=10, max_s=1000, factor=3)
     task = made(made(born(queue="q", retry=retry), lease()), PROGRESS)
@@ -430,14 +437,16 @@ def check(task: Task | None, before: Task | None, now: datetime) -> None:
         assert (it.delete_at is None) == (it.keep_for_s is None)
     else:
         assert it.delete_at is None
-    # Time changes something at the earliest of all its moments, and at no other.
+    # Time changes something at the earliest of all its moments, and at no other; but a lease that was kept is looked at
+    # when it would have run out.
     moments = [
         it.lease_expires_at,
         it.expires_at if open_ else None,
         it.delete_at,
         max(waits_until) if claimable and not it.ready else None,
     ]
-    assert it.due_at == min((moment for moment in moments if moment is not None), default=None)
+    due_at = min((moment for moment in moments if moment is not None), default=None)
+    assert it.due_at == due_at or (it.claimed and it.due_at is not None and due_at is not None and it.due_at < due_at)
     assert set(it.blocked_by) <= set(it.depends_on)
     # What is due is done by ticks, one after the other, until nothing is due.
     after: Task | None = task
