@@ -180,7 +180,9 @@ def _meaning(report: TaskReport, viewer: Viewer) -> Report:
         "token": given(report.token),
     }
     metadata = given(report.metadata)
-    said = {name: value for name in _KINDS if (value := given(getattr(report, name))) not in (None, False)}
+    all_given = ((name, given(getattr(report, name))) for name in _KINDS)
+    # Not by equality: a progress of 0 equals False.
+    said = {name: value for name, value in all_given if value is not None and value is not False}
     if len(said) != 1:
         got = " and ".join(said) or "none"
         raise BadInput(f"A report must hold exactly one of {', '.join(_KINDS)}, got {got}.")
