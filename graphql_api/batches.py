@@ -180,9 +180,12 @@ def _meaning(report: TaskReport, viewer: Viewer) -> Report:
         "token": given(report.token),
     }
     metadata = given(report.metadata)
-    all_given = ((name, given(getattr(report, name))) for name in _KINDS)
     # Not by equality: a progress of 0 equals False.
-    said = {name: value for name, value in all_given if value is not None and value is not False}
+    said = {
+        name: value
+        for name in _KINDS
+        if (value := getattr(report, name)) is not UNSET and value is not None and value is not False
+    }
     if len(said) != 1:
         got = " and ".join(said) or "none"
         raise BadInput(f"A report must hold exactly one of {', '.join(_KINDS)}, got {got}.")
