@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from storage.commands import Settle
 from storage.feed import Feed
+from storage.gauges import PlanGauges
 from storage.group import Done
 from storage.queues import Queues
 from storage.remembered import Remembered
@@ -20,6 +21,7 @@ class Aftermath:
         self._queues = queues
         self._remembered = remembered
         self._bring = bring
+        self.gauges = PlanGauges()
 
     async def follow(self, done: Done) -> None:
         """Do all this for what was committed just now."""
@@ -28,6 +30,8 @@ class Aftermath:
                 self._remembered.forget(update.task.task_id)
             else:
                 self._remembered.keep(update.task)
+        if done.turns:
+            self.gauges.count(done.turns, done.lags_s)
         if done.queues:
             self._queues.wake(done.queues)
         if done.messages:
