@@ -83,6 +83,7 @@ class Timers:
         self._task.cancel()
         await asyncio.wait({self._task})
         if self.holding:
+            self.holding = False
             try:
                 await self._pool.run(_GIVE_UP, _DUTY, self._holder)
             except Exception as error:  # noqa: BLE001 - it lapses by itself
