@@ -113,11 +113,16 @@ async def transactions_of(databases: "Databases", url: str) -> int:
         return int(await connection.fetchval(_TRANSACTIONS, make_url(url).database))
 
 
-async def fill_queue(url: str, queue: str, count: int, due_in_s: float | None = None) -> None:
-    """Put tasks into a queue: all of them ready, or to be so when some time has passed."""
+async def fill_queue(url: str, queue: str, count: int) -> None:
+    """Put tasks into a queue, all of them ready."""
     async with session(url) as connection:
-        await connection.execute(_FILL_QUEUE, _ids(queue, count), queue, due_in_s)
+        await connection.execute(_FILL_QUEUE, _ids(queue, count), queue, False)
         await connection.execute("VACUUM (ANALYZE) tasks")
+
+
+async def fill_due(connection: asyncpg.Connection, queue: str, count: int) -> None:
+    """Put tasks into a queue of which the time to start has come, and nobody has seen it."""
+    await connection.execute(_FILL_QUEUE, _ids(queue, count), queue, True)
 
 
 async def checkpoint(url: str) -> None:
@@ -170,7 +175,7 @@ _FILL_QUEUE: Final = """
             '{}', 0, start_at IS NULL, start_at
         FROM unnest($1::text[]) WITH ORDINALITY AS given (task_id, number)
         CROSS JOIN LATERAL (
-            SELECT now() - number * interval '1 ms' AS born, now() + $3::float * interval '1 second' AS start_at
+            SELECT now() - number * interval '1 ms' AS born, CASE WHEN $3 THEN now() END AS start_at
         ) AS made
         RETURNING task_id, created_at
     )

@@ -18,6 +18,7 @@ from bench.database import (
     REPORTED_WITHIN_S,
     TASK_IDS,
     checkpoint,
+    fill_due,
     fill_queue,
     session,
     sum_of_seq,
@@ -42,9 +43,6 @@ from bench.rows import (
 ITEMS: Final = 1_000
 # How long a loop of single transactions is watched, in multiples of other measures: it begins on a queue that is full.
 LOOP_TIMES: Final = 2
-# Tasks are made, and fall due all at once when they have been.
-DUE_IN_S: Final = 3.0
-DUE_IN_S_FOR_EACH: Final = 2e-4
 DUE_TIMEOUT_S: Final = 300.0
 LOOK_S: Final = 0.05
 WAKES_PER_S: Final = 10
@@ -177,19 +175,16 @@ async def _report(stage: Stage) -> Figures:
 async def _due(stage: Stage) -> Figures:
     """Tasks that fall due all at the same moment, while others are reported on."""
     plan = stage.plan
-    in_s = DUE_IN_S + DUE_IN_S_FOR_EACH * plan.queued
     async with plan.databases.clone("bench_due") as url, plan.service(url) as server, plan.generating(server) as load:
         await load.connect(TOPICS, 0, TOPICS, own=True)
         await load.command(f"steady {STEADY_PER_S} {WARM_UP_S}")
         quiet = await load.command(f"steady {STEADY_PER_S} {plan.seconds}")
-        due_at = time.perf_counter() + in_s
-        await fill_queue(url, "due", plan.queued, in_s)
-        await checkpoint(url)
-        left_s = due_at - time.perf_counter()
-        if left_s < 0:
-            raise Failed(f"It took longer than {in_s:.0f} s to make {plan.queued:,} tasks that fall due.")
-        scans = await _scans(url)
-        await asyncio.sleep(left_s)
+        async with session(url) as connection, connection.transaction():
+            await fill_due(connection, "due", plan.queued)
+            await checkpoint(url)
+            scans = await _scans(url)
+        # Due since the transaction began, and seen since it ended.
+        due_at = time.perf_counter()
         with Cost(server, plan.databases.postmaster) as cost:
             meanwhile, done_at = await asyncio.gather(_steady(load, plan.seconds), _none_due(url))
         await load.command("close")
