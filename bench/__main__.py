@@ -27,8 +27,10 @@ import uvloop
 from rich.console import Console
 
 from bench.database import open_databases
+from bench.orchestration import OTHERS as OTHERS_OF_ORCHESTRATION
+from bench.orchestration import RATES
 from bench.processes import LOAD, Failed
-from bench.rows import IDLE_S, LOADS, OTHERS, ROWS, Figures, Floor, Plan, Row, staged, take_samples
+from bench.rows import IDLE_S, LOADS, OTHERS, Figures, Floor, Plan, Row, staged, take_samples
 from bench.storage import INTERRUPTED
 from storage import StartupError
 
@@ -37,9 +39,15 @@ START: Final = "<!-- made by python -m bench --write -->"
 END: Final = "<!-- end -->"
 ROUNDS: Final = 3
 SECONDS: Final = 4
+QUEUED: Final = 100_000
 QUICK_IDLE_S: Final = 5.0
+QUICK_QUEUED: Final = 2_000
 # Beside the sockets of subscribers.
 OTHER_FILES: Final = 500
+
+MEASURED_AS_LOADS: Final = (*LOADS, *RATES)
+MEASURED_OTHERWISE: Final = (*OTHERS_OF_ORCHESTRATION, *OTHERS)
+ROWS: Final = (*MEASURED_AS_LOADS, *MEASURED_OTHERWISE)
 
 Results: TypeAlias = Mapping[str, Sequence[Figures]]
 """By the titles of rows and floors, a value for each round."""
@@ -95,14 +103,14 @@ async def _measure(folder: Path, arguments: argparse.Namespace, console: Console
     # As Ctrl-C does: stop the servers and remove the folder.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     rows = _possible([row for row in ROWS if row.name in (arguments.rows or [row.name])], console)
-    rounds, seconds, idle_s = arguments.rounds, arguments.seconds, IDLE_S
+    rounds, seconds, idle_s, queued = arguments.rounds, arguments.seconds, IDLE_S, QUEUED
     if arguments.quick:
-        rounds, seconds, idle_s = 1, 1, QUICK_IDLE_S
+        rounds, seconds, idle_s, queued = 1, 1, QUICK_IDLE_S, QUICK_QUEUED
     results: dict[str, list[Figures]] = defaultdict(list)
     start = time.monotonic()
     console.print("Making and filling a database …")
     async with open_databases(folder / "data") as databases:
-        plan = Plan(databases, folder, seconds, idle_s, databases.key if arguments.authorization else None)
+        plan = Plan(databases, folder, seconds, idle_s, databases.key if arguments.authorization else None, queued)
         plan.write()
         samples = await take_samples(plan)
         for number in range(1, rounds + 1):
@@ -136,14 +144,14 @@ def _machine(postgres: str) -> str:
 
 
 def _load_table(rows: Sequence[Row], results: Results) -> Iterator[str]:
-    loads = [row for row in LOADS if row in rows]
+    loads = [row for row in MEASURED_AS_LOADS if row in rows]
     if not loads:
         return
     yield _line("", "per second", "p50", "p99", "CPU of the server", "CPU of PostgreSQL", "to the floor")
     yield _line("---", *["---:"] * 6)
     for row in loads:
         figures = _medians(results[row.title])
-        ratios = [_ratio(row, floor, results) for floor in row.floors if floor.aim is not None]
+        ratios = [ratio for floor in row.floors if (ratio := _ratio(row, floor, results))]
         yield _line(row.title, *_load_cells(figures), ", ".join(ratios))
         for floor in row.floors:
             yield _line(f"— floor: {floor.title}", *_load_cells(_medians(results[floor.title])), "")
@@ -158,13 +166,18 @@ def _load_cells(figures: Figures) -> Iterator[str]:
 
 def _ratio(row: Row, floor: Floor, results: Results) -> str:
     # Round by round: what made the one slow made the other slow too.
-    rounds = zip(results[row.title], results[floor.title], strict=True)
-    ratio = statistics.median(ours["cpu_us"] / least["cpu_us"] for ours, least in rounds)
-    return f"{ratio:.1f}x (aim <= {floor.aim:g}x)"
+    rounds = list(zip(results[row.title], results[floor.title], strict=True))
+    if floor.rate_aim is not None:
+        ratio = statistics.median(ours["per_s"] / obvious["per_s"] for ours, obvious in rounds)
+        return f"{ratio:.1f}x its rate (aim >= {floor.rate_aim:g}x)"
+    if floor.aim is not None:
+        ratio = statistics.median(ours["cpu_us"] / least["cpu_us"] for ours, least in rounds)
+        return f"{ratio:.1f}x (aim <= {floor.aim:g}x)"
+    return ""
 
 
 def _other_table(rows: Sequence[Row], results: Results) -> Iterator[str]:
-    measured = {row.name: row for row in OTHERS if row in rows}
+    measured = {row.name: row for row in MEASURED_OTHERWISE if row in rows}
     if not measured:
         return
     yield _line("", "spectral-notify", "floor: broadcast")
@@ -186,6 +199,18 @@ def _other_table(rows: Sequence[Row], results: Results) -> Iterator[str]:
         figures = _medians(results[row.title])
         yield _line(row.title, f"{_short(figures['resync_ms'])} ms", "")
         yield _line("longest stall of the event loop meanwhile", f"{_short(figures['stall_ms'])} ms", "")
+    if row := measured.get("due"):
+        figures = _medians(results[row.title])
+        yield _line(f"{row.title}, until all are", f"{_short(figures['due_s'])} s", "")
+        yield _line("CPU for each of them", f"{_short(figures['due_us'])} µs", "")
+        yield _line("p99 of 200 updates per second meanwhile", f"{_short(figures['p99_ms'])} ms", "")
+        yield _line("p99 of them without anything due", f"{_short(figures['quiet_p99_ms'])} ms", "")
+        yield _line("scans of a whole table", f"{figures['scans']:,.0f}", "")
+    for name in ("wake", "wake-across"):
+        if row := measured.get(name):
+            figures = _medians(results[row.title])
+            yield _line(f"{row.title}: p50 (aim < 20 ms)", f"{_short(figures['p50_ms'])} ms", "")
+            yield _line("p99 of it", f"{_short(figures['p99_ms'])} ms", "")
     if row := measured.get("start"):
         figures = _medians(results[row.title])
         yield _line("from start to the first answer", f"{_short(figures['start_ms'])} ms", "")

@@ -113,6 +113,18 @@ async def transactions_of(databases: "Databases", url: str) -> int:
         return int(await connection.fetchval(_TRANSACTIONS, make_url(url).database))
 
 
+async def fill_queue(url: str, queue: str, count: int) -> None:
+    """Put tasks into a queue, all of them ready."""
+    async with session(url) as connection:
+        await connection.execute(_FILL_QUEUE, _ids(queue, count), queue, False)
+        await connection.execute("VACUUM (ANALYZE) tasks")
+
+
+async def fill_due(connection: asyncpg.Connection, queue: str, count: int) -> None:
+    """Put tasks into a queue of which the time to start has come, and nobody has seen it."""
+    await connection.execute(_FILL_QUEUE, _ids(queue, count), queue, True)
+
+
 async def checkpoint(url: str) -> None:
     """Write now what would otherwise be written while something is measured."""
     async with session(url) as connection:
@@ -135,7 +147,9 @@ async def _allow_databases(folder: Path) -> None:
 
 async def _seed(url: str) -> str:
     async with open_storage(url) as storage:
-        key = await storage.keys.create("bench", [Permission.READ, Permission.REPORT, Permission.LIST])
+        key = await storage.keys.create(
+            "bench", [Permission.CREATE, Permission.READ, Permission.REPORT, Permission.LIST]
+        )
     async with session(url) as connection:
         await connection.execute(_FILL_TASKS, [*TASK_IDS, HOT_ID], 1)
         await connection.execute(_FILL_TASKS, LONG_IDS, LONG_EVENTS)
@@ -150,6 +164,23 @@ _FILL_TASKS: Final = """
     SELECT task_id, 'IN_PROGRESS', 50, '{"job": "nightly report", "rows": 125000}', $2, 'bench', born, born, born
     FROM unnest($1::text[]) WITH ORDINALITY AS given (task_id, number)
     CROSS JOIN LATERAL (SELECT now() - number * interval '1 second' AS born) AS made
+"""
+_FILL_QUEUE: Final = """
+    WITH queued AS (
+        INSERT INTO tasks (task_id, status, progress, seq, created_by, created_at, updated_at, tags, queue, priority,
+            start_at, depends_on, on_dependency_failure, max_attempts, retry_initial_s, retry_max_s, retry_factor,
+            blocked_by, attempt, ready, due_at)
+        SELECT task_id, 'PENDING', 0, 1, 'bench', born, born, '{}', $2, 0,
+            start_at, '{}', 'CANCEL', 1, 10, 3600, 2,
+            '{}', 0, start_at IS NULL, start_at
+        FROM unnest($1::text[]) WITH ORDINALITY AS given (task_id, number)
+        CROSS JOIN LATERAL (
+            SELECT now() - number * interval '1 ms' AS born, CASE WHEN $3 THEN now() END AS start_at
+        ) AS made
+        RETURNING task_id, created_at
+    )
+    INSERT INTO task_events (task_id, seq, event_type, message, timestamp, size)
+    SELECT task_id, 1, 'LOG', 'Task created', created_at, 12 FROM queued
 """
 _FILL_EVENTS: Final = """
     INSERT INTO task_events (task_id, seq, event_type, message, progress, timestamp, size)

@@ -83,6 +83,8 @@ class Plan:
     idle_s: float
     # Sent by all, or None when only what needs a key is sent with one.
     key: str | None
+    # Tasks that are drained from a queue, and that fall due at once.
+    queued: int
 
     def bodies(self, name: str) -> Path:
         """The file with the bodies of requests of that name."""
@@ -165,6 +167,8 @@ class Floor:
     measure: Measure
     # How many times the floor's CPU the row is meant to take at most; None when they do different things.
     aim: float | None = None
+    # How many times the floor's rate the row is meant to have at least, where the floor is the obvious way.
+    rate_aim: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +215,9 @@ def _bodies() -> dict[str, Iterator[str]]:
     }
 
 
-def _http(name: str, *, writes: bool = False, needs_key: bool = False) -> Measure:
+def asking(name: str, *, writes: bool = False, needs_key: bool = False) -> Measure:
+    """Requests of that name over HTTP, on as many connections as wrk has."""
+
     async def measure(stage: Stage) -> Figures:
         key = stage.plan.databases.key if needs_key else stage.plan.key
         return await _ask(stage, stage.service, name, key, stage.url if writes else None)
@@ -245,11 +251,12 @@ async def _ask(stage: Stage, server: Server, name: str, key: str | None, written
         "per_s": answers / measured["seconds"],
         "p50_ms": measured["p50_ms"],
         "p99_ms": measured["p99_ms"],
-        **_cpu(cost, answers),
+        **cpu_of(cost, answers),
     }
 
 
-def _cpu(cost: Cost, operations: float) -> Figures:
+def cpu_of(cost: Cost, operations: float) -> Figures:
+    """The processor time of each operation."""
     return {"cpu_us": cost.server_s / operations * 1e6, "postgres_us": cost.postgres_s / operations * 1e6}
 
 
@@ -287,7 +294,7 @@ async def _deliver(stage: Stage, server: Server, subscribers: int, *, own: bool)
         "per_s": measured["deliveries"] / measured["seconds"],
         "p50_ms": measured["p50_ms"],
         "p99_ms": measured["p99_ms"],
-        **_cpu(cost, measured["deliveries"]),
+        **cpu_of(cost, measured["deliveries"]),
     }
 
 
@@ -322,7 +329,7 @@ async def _deliver_steadily(stage: Stage, server: Server) -> Figures:
         "per_s": measured["updates"] / measured["seconds"],
         "p50_ms": measured["p50_ms"],
         "p99_ms": measured["p99_ms"],
-        **_cpu(cost, measured["updates"]),
+        **cpu_of(cost, measured["updates"]),
     }
 
 
@@ -411,23 +418,27 @@ async def _start(stage: Stage) -> Figures:
 
 def _driver(kind: str) -> Measure:
     async def measure(stage: Stage) -> Figures:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "bench.floors", kind, stage.floor_url, str(stage.plan.seconds)),
-            str(stage.plan.databases.postmaster),
-            stdout=asyncio.subprocess.PIPE,
-        )
-        try:
-            said, _ = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        if process.returncode:
-            raise Failed(f"The floor {kind!r} ended with status {process.returncode}.")
-        figures: Figures = json.loads(said)
-        return figures
+        plan = stage.plan
+        return await measured_by("bench.floors", kind, stage.floor_url, plan.seconds, plan.databases.postmaster)
 
     return measure
+
+
+async def measured_by(module: str, kind: str, *arguments: object) -> Figures:
+    """What a process of its own measures and prints."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", module, kind, *map(str, arguments)), stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        said, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        raise Failed(f"{module} {kind} ended with status {process.returncode}.")
+    figures: Figures = json.loads(said)
+    return figures
 
 
 # ---------------------------------------------------------------- samples
@@ -439,29 +450,33 @@ async def take_samples(plan: Plan) -> Samples:
         plan.databases.clone("bench_samples") as url,
         plan.service(url) as server,
         asyncio.timeout(START_TIMEOUT_S),
-        connect(
-            f"ws://127.0.0.1:{server.port}/graphql",
-            subprotocols=[Subprotocol("graphql-transport-ws")],
-            compression=None,
-            proxy=None,
-        ) as socket,
+        subscribed(server, _body("subscription", taskId=HOT_ID), plan.key) as socket,
     ):
         answer = {"data": await server.ask(_body("task", taskId=HOT_ID), plan.key)}
-        credential = {"Authorization": f"Bearer {plan.key}"} if plan.key else {}
-        await socket.send(json.dumps({"type": "connection_init", "payload": credential}))
-        await _next(socket, "connection_ack")
-        payload = json.loads(_body("subscription", taskId=HOT_ID))
-        await socket.send(json.dumps({"id": SAME_ID, "type": "subscribe", "payload": payload}))
-        await _next(socket, "next")
+        await next_of(socket, "next")
         await server.ask(_body("mutation", taskId=HOT_ID, progress=50), plan.key)
-        frame = await _next(socket, "next")
+        frame = await next_of(socket, "next")
     marked, count = re.subn(r'("events":\[\{"seq":)\d+', rf"\g<1>{SEQ}", frame)
     if count != 1:
         raise Failed(f"A frame without an event: {frame}")
     return Samples(json.dumps(answer, separators=(",", ":")), marked)
 
 
-async def _next(socket: ClientConnection, kind: str) -> str:
+@asynccontextmanager
+async def subscribed(server: Server, body: str, key: str | None) -> AsyncIterator[ClientConnection]:
+    """A socket with one subscription."""
+    url = f"ws://127.0.0.1:{server.port}/graphql"
+    protocols = [Subprotocol("graphql-transport-ws")]
+    async with connect(url, subprotocols=protocols, compression=None, proxy=None) as socket:
+        credential = {"Authorization": f"Bearer {key}"} if key else {}
+        await socket.send(json.dumps({"type": "connection_init", "payload": credential}))
+        await next_of(socket, "connection_ack")
+        await socket.send(json.dumps({"id": SAME_ID, "type": "subscribe", "payload": json.loads(body)}))
+        yield socket
+
+
+async def next_of(socket: ClientConnection, kind: str) -> str:
+    """The next message, which must be of this kind."""
     message = await socket.recv(decode=True)
     if json.loads(message)["type"] != kind:
         raise Failed(f"Instead of {kind} came {message}")
@@ -488,19 +503,19 @@ LOADS: Final = (
     Row(
         "update",
         "`updateProgress`, different tasks",
-        _http("update", writes=True),
+        asking("update", writes=True),
         (Floor(f"asyncpg: the update in groups of {CONNECTIONS}", _driver("group")),),
     ),
     Row("update-across", "the same, while another process listens", _update_across),
-    Row("update-hot", "`updateProgress`, one task", _http("update-hot", writes=True)),
+    Row("update-hot", "`updateProgress`, one task", asking("update-hot", writes=True)),
     Row(
         "task",
         "`task`, six fields",
-        _http("task"),
+        asking("task"),
         (Floor("JSON echo", _echo, 2.0), Floor("asyncpg: one row", _driver("lookup"))),
     ),
-    Row("history", "`task`, `history(last: 50)`", _http("history")),
-    Row("page", "`tasks(first: 50)`, with a key", _http("page", needs_key=True)),
+    Row("history", "`task`, `history(last: 50)`", asking("history")),
+    Row("page", "`tasks(first: 50)`, with a key", asking("page", needs_key=True)),
     _fan_out_row(1),
     _fan_out_row(1_000),
     _fan_out_row(10_000),
@@ -519,4 +534,3 @@ OTHERS: Final = (
     Row("resync", f"comparing {len(TASK_IDS):,} watched tasks with the database", _resync),
     Row("start", "start", _start),
 )
-ROWS: Final = (*LOADS, *OTHERS)

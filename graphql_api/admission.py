@@ -77,6 +77,15 @@ class Admission:
         self._operations_of_sources.give_back(source)
         self._operations_of_credentials.give_back(counted_as(viewer, authorization, source))
 
+    def count_more(self, viewer: Viewer, authorization: str | None, source: str | None, operations: int) -> None:
+        """Count so many operations beside the one that was counted; RateLimited, and none of them, if too many."""
+        self._operations_of_sources.take_more(source, operations)
+        try:
+            self._operations_of_credentials.take_more(counted_as(viewer, authorization, source), operations)
+        except RateLimited:
+            self._operations_of_sources.give_back(source, operations)
+            raise
+
     async def sign_in(self, authorization: str | None, source: str | None) -> Viewer:
         """Whoever a credential stands for. An address from which many wrong ones came is not told about further ones.
 
@@ -162,6 +171,7 @@ class _Rate:
         self._refusal = (
             f"One {kind} may send {per_second_max} operations a second, and {BURST_S:.0f} times as many at once."
         )
+        self._refusal_of_items = f"{self._refusal} Each item of a batch is one."
 
     def take(self, name: str | None) -> None:
         """Count an operation; RateLimited when there were too many."""
@@ -170,10 +180,17 @@ class _Rate:
             if wait_s:
                 raise RateLimited(self._refusal, wait_s)
 
-    def give_back(self, name: str | None) -> None:
-        """Count one less."""
+    def take_more(self, name: str | None, operations: int) -> None:
+        """Count more than the operation that was counted; RateLimited when those were too many."""
         if name is not None and self._buckets is not None:
-            self._buckets.give_back(name)
+            wait_s = self._buckets.take_more(name, operations)
+            if wait_s:
+                raise RateLimited(self._refusal_of_items, wait_s)
+
+    def give_back(self, name: str | None, operations: int = 1) -> None:
+        """Count so many less."""
+        if name is not None and self._buckets is not None:
+            self._buckets.give_back(name, operations)
 
 
 class _Remembered:

@@ -11,7 +11,7 @@ import storage
 from graphql_api.audit import Action, recorded
 from graphql_api.auth import Viewer
 from graphql_api.context import Info
-from graphql_api.errors import refusal
+from graphql_api.errors import RateLimited, refusal
 from graphql_api.options import TaskOptions, options_of
 from graphql_api.types import EventInput, Task, TaskFilter, given
 from storage import (
@@ -128,6 +128,7 @@ async def _create_many(
     viewer = info.context.viewer
     with recorded(Action.TASK_CREATE_MANY, viewer, tasks=len(tasks)):
         viewer.require(Permission.CREATE)
+        info.context.count(len(tasks))
         commands = tuple(_creation(place, task, viewer) for place, task in enumerate(tasks))
         return await info.context.storage.writer.create_many(CreateMany(tasks=commands))
 
@@ -155,6 +156,7 @@ async def _report(
 ) -> list[_Result]:
     """Make several reports."""
     check_range("the number of reports", len(reports), 0, REPORTS_MAX)
+    info.context.count(len(reports))
     outcomes: list[Any] = [_command(report, info.context.viewer) for report in reports]
     commands = [command for command in outcomes if isinstance(command, Report)]
     done = iter(await info.context.storage.writer.submit_each(commands))
@@ -181,7 +183,12 @@ def _meaning(report: TaskReport, viewer: Viewer) -> Report:
         "token": given(report.token),
     }
     metadata = given(report.metadata)
-    said = {name: value for name in _KINDS if (value := given(getattr(report, name))) not in (None, False)}
+    # Not by equality: a progress of 0 equals False.
+    said = {
+        name: value
+        for name in _KINDS
+        if (value := getattr(report, name)) is not UNSET and value is not None and value is not False
+    }
     if len(said) != 1:
         got = " and ".join(said) or "none"
         raise BadInput(f"A report must hold exactly one of {', '.join(_KINDS)}, got {got}.")
@@ -237,6 +244,13 @@ async def _delete_many(
         facts["tasks"] = deleted
         while deleted < DELETED_MAX:
             page = await opened.reader.page(min(DELETED_TOGETHER, DELETED_MAX - deleted), after, given(filter.status))
+            try:
+                info.context.count(len(page.tasks))
+            except RateLimited:
+                # Who has deleted some is told how many, and asks again.
+                if not deleted:
+                    raise
+                break
             outcomes = await opened.writer.submit_each([Delete(task_id=task.task_id) for task in page.tasks])
             deleted += sum(outcome is None for outcome in outcomes)
             facts["tasks"] = deleted
@@ -271,6 +285,6 @@ report = strawberry.mutation(
 )
 delete_many = strawberry.mutation(
     resolver=_delete_many,
-    description="Remove the tasks that a filter finds, with their histories: at most 10,000, newest first; returns how "
-    "many. Ask again until it is 0. Needs DELETE.",
+    description="Remove the tasks that a filter finds, with their histories: at most 10,000, newest first, and no more "
+    "than the caller's rate allows; returns how many. Ask again until it is 0. Needs DELETE.",
 )

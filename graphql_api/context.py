@@ -1,6 +1,6 @@
 """What a resolver is given beside its arguments, and how much one operation may read."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final, TypeAlias
@@ -19,6 +19,10 @@ _message: Final = attrgetter("message")
 _metadata: Final = attrgetter("metadata")
 
 
+def _uncounted(_operations: int) -> None:
+    """Only a mutation can be a batch."""
+
+
 @dataclass(slots=True)
 class Context:
     """What a resolver is given beside its arguments."""
@@ -27,6 +31,16 @@ class Context:
     viewer: Viewer
     events_left: int = OPERATION_EVENTS_MAX
     bytes_left: int = OPERATION_BYTES_MAX
+    # Counts so many operations of the client more; RateLimited when they are too many.
+    count_more: Callable[[int], None] = _uncounted
+    # Operations that were counted and stand for no item of a batch yet.
+    counted: int = 1
+
+    def count(self, items: int) -> None:
+        """Count a batch as so many operations, before anything of it is done; RateLimited when they are too many."""
+        if items > self.counted:
+            self.count_more(items - self.counted)
+        self.counted = max(0, self.counted - items)
 
     async def events(self, task_id: str, first_seq: int, last_seq: int) -> Sequence[Event]:
         """Events of a task's log, as many as the operation may still read."""

@@ -32,7 +32,7 @@ from starlette.types import ASGIApp
 from graphql_api import errors
 from graphql_api.app import App
 from storage import Health, Storage
-from storage.gauges import Histogram
+from storage.gauges import Histogram, TimerGauges
 
 PATH: Final = "/metrics"
 # The one process that serves alone has the label of the first of several.
@@ -57,6 +57,7 @@ class Serving:
         yield from self._operations()
         yield from self._sockets()
         yield from self._writing()
+        yield from self._orchestrating()
         yield from self._delivering()
         yield from self._database()
 
@@ -153,6 +154,39 @@ class Serving:
         failed.add_metric(("unknown",), gauges.unknown)
         failed.add_metric(("unavailable",), gauges.unavailable)
         yield failed
+
+    def _orchestrating(self) -> Iterator[Metric]:
+        storage = self.storage
+        claims, plans, timers = storage.claimer.gauges, storage.writer.aftermath.gauges, storage.timers
+        claimed = CounterMetricFamily(
+            "spectral_claims",
+            "What workers were given: taken, the tasks; empty, claims for which there was none.",
+            labels=("what",),
+        )
+        claimed.add_metric(("taken",), claims.taken)
+        claimed.add_metric(("empty",), claims.empty)
+        yield claimed
+        yield _histogram(
+            "spectral_claim_wait_seconds", "How long tasks waited, from when they could be claimed.", claims.wait_s
+        )
+        turns = CounterMetricFamily(
+            "spectral_turns",
+            "What became of tasks on the way. heartbeat, released: by their workers; lease_ran_out: the worker was not "
+            "heard of; retried, spent: an attempt was over without success, and another was left or none; started, "
+            "expired, removed: a time had come; settled: a task on which another depends had ended.",
+            labels=("what",),
+        )
+        for turn, count in plans.turns.items():
+            turns.add_metric((turn.value,), count)
+        yield turns
+        held = timers is not None and timers.holding
+        yield _gauge("spectral_timers_held", "Whether this process does what is due: one of all does.", held)
+        yield _histogram("spectral_timer_lag_seconds", "How long after its time what was due was done.", plans.lag_s)
+        yield _histogram(
+            "spectral_timer_tasks",
+            "Tasks that a look for what is due has found, where it found some.",
+            TimerGauges().found if timers is None else timers.gauges.found,
+        )
 
     def _delivering(self) -> Iterator[Metric]:
         feed, follower = self.storage.feed, self.storage.follower

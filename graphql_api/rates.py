@@ -50,6 +50,25 @@ class Buckets:
         self._young[name] = full_at
         return 0.0
 
+    def take_more(self, name: str, tokens: int) -> float:
+        """Take some tokens beside the one that was taken for the same thing. The answer is 0.0, or in how many seconds
+        there will be so many: then no more were taken.
+
+        What would not fit into a bucket is given by a full one, which then owes the rest.
+        """
+        now = self._clock()
+        full_at = self._young.get(name)
+        if full_at is None:
+            full_at = self._remember(name)
+        # Without its own token, which a full bucket lacks by now.
+        full_at = max(full_at - self._interval_s, now)
+        taken_s = (tokens + 1) * self._interval_s
+        wait_s = full_at - now + min(taken_s, self._burst_s) - self._burst_s
+        if wait_s > _ROUNDING_S:
+            return wait_s
+        self._young[name] = full_at + taken_s
+        return 0.0
+
     def charge(self, name: str) -> None:
         """Take a token for what was done already, though there be none. At most another burst is owed."""
         now = self._clock()
@@ -58,10 +77,10 @@ class Buckets:
             full_at = self._remember(name)
         self._young[name] = min(max(full_at, now) + self._interval_s, now + 2 * self._burst_s)
 
-    def give_back(self, name: str) -> None:
-        """Give back a token that was taken."""
+    def give_back(self, name: str, tokens: int = 1) -> None:
+        """Give back what was taken."""
         if name in self._young:
-            self._young[name] -= self._interval_s
+            self._young[name] -= tokens * self._interval_s
 
     def wait_s(self, name: str) -> float:
         """In how many seconds there will be a token; 0.0 when there is one. None is taken."""

@@ -231,13 +231,15 @@ class Settings(BaseSettings):
         default=2_000,
         ge=0,
         le=1_000_000,
-        description="Operations a second from one address, and five times as many at once; 0 for any number.",
+        description="Operations a second from one address, and five times as many at once; each item of a batch is "
+        "one. 0 for any number.",
     )
     operations_per_second_per_credential_max: int = Field(
         default=1_000,
         ge=0,
         le=1_000_000,
-        description="Operations a second with one credential, and five times as many at once; 0 for any number.",
+        description="Operations a second with one credential, and five times as many at once; each item of a batch is "
+        "one. 0 for any number.",
     )
     failed_sign_ins_per_minute_per_address_max: int = Field(
         default=60,

@@ -6,6 +6,7 @@ from typing import Final
 
 from storage.commands import Settle
 from storage.feed import Feed
+from storage.gauges import PlanGauges
 from storage.group import Done
 from storage.queues import Queues
 from storage.remembered import Remembered
@@ -25,6 +26,7 @@ class Aftermath:
         self._queues = queues
         self._remembered = remembered
         self._bring = bring
+        self.gauges = PlanGauges()
 
     async def follow(self, done: Done) -> None:
         """Do all this for what was committed just now."""
@@ -33,6 +35,8 @@ class Aftermath:
                 self._remembered.forget(update.task.task_id)
             else:
                 self._remembered.keep(update.task)
+        if done.turns:
+            self.gauges.count(done.turns, done.lags_s)
         if done.queues:
             self._queues.wake(done.queues)
         if done.messages:

@@ -20,6 +20,7 @@ from storage.aftermath import Aftermath
 from storage.commands import Lease
 from storage.database import is_dead_connection, is_passing
 from storage.errors import NotConnected, OutcomeUnknown, Unavailable
+from storage.gauges import ClaimGauges
 from storage.group import LOCKED_COLUMNS, PARTS, Done, write_claims
 from storage.limits import (
     ACTOR_CHARACTERS_MAX,
@@ -30,6 +31,7 @@ from storage.limits import (
     check_range,
 )
 from storage.options import QUEUE_CHARACTERS_MAX
+from storage.plan import ready_since
 from storage.pool import NOT_IN_TIME, Connection, Pool, compiled
 from storage.tables import tasks
 from storage.task import Task
@@ -84,6 +86,7 @@ class Claimer:
         self._waiting: deque[_Wish] = deque()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self.gauges = ClaimGauges()
 
     async def claim(
         self, queue: str, worker: str, *, limit: int = 1, lease_s: int = 60, actor: str | None = None
@@ -142,12 +145,13 @@ class Claimer:
 
     async def _work_off(self, lot: Sequence[_Wish]) -> None:
         try:
-            given, done = await self._commit(lot)
+            given, done, before = await self._commit(lot)
         except Exception as error:
             if not is_dead_connection(error):
                 raise
             # Most often it died while it lay idle. Nothing was committed, so a fresh one may try.
-            given, done = await self._commit(lot)
+            given, done, before = await self._commit(lot)
+        self._count(lot, given, before)
         claims: dict[int, list[Claim]] = {id(wish): [] for wish in lot}
         for (wish, lease), task in zip(given, done.results, strict=True):
             assert isinstance(task, Task)
@@ -157,7 +161,14 @@ class Claimer:
                 wish.future.set_result(claims[id(wish)])
         await self._aftermath.follow(done)
 
-    async def _commit(self, lot: Sequence[_Wish]) -> tuple[list[tuple[_Wish, Lease]], Done]:
+    def _count(self, lot: Sequence[_Wish], given: Sequence[tuple[_Wish, Lease]], before: Sequence[Task]) -> None:
+        now = self._clock()
+        self.gauges.taken += len(before)
+        self.gauges.empty += len(lot) - len({id(wish) for wish, _ in given})
+        # Clocks of machines differ.
+        self.gauges.wait_s.observe_all([max(0.0, (now - ready_since(task)).total_seconds()) for task in before])
+
+    async def _commit(self, lot: Sequence[_Wish]) -> tuple[list[tuple[_Wish, Lease]], Done, list[Task]]:
         async with self._pool.connection() as connection:
             await connection.begin()
             try:
@@ -169,7 +180,7 @@ class Claimer:
                     found += rows
                     takers = (wish for wish in wishes for _ in range(wish.limit))
                     given += [(wish, _lease(row[0], wish)) for wish, row in zip(takers, rows, strict=False)]
-                done = await write_claims(connection, found, [lease for _, lease in given], self._clock())
+                done, before = await write_claims(connection, found, [lease for _, lease in given], self._clock())
             except BaseException:
                 if not connection.interrupted:
                     await connection.roll_back()
@@ -180,7 +191,7 @@ class Claimer:
                 # The tasks may have been given to somebody who does not know. The lease runs out.
                 self._aftermath.doubt({lease.task_id for _, lease in given})
                 raise OutcomeUnknown from error
-        return given, done
+        return given, done, before
 
 
 async def _next(connection: Connection, queue: str, limit: int) -> list[Any]:

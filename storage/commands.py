@@ -291,17 +291,18 @@ COMMAND_BYTES: Final = 256
 
 def size_of(command: Command | CreateMany) -> int:
     """Roughly how many bytes a command keeps in memory; groups and queues are bounded by it."""
+    # Most are reports, and each is asked about twice.
+    if isinstance(command, Report):
+        words = command.message if isinstance(command, AddEvent) else command.error if isinstance(command, Fail) else ""
+        return COMMAND_BYTES + len(words) + len(command.metadata_json or "")
     if isinstance(command, CreateMany):
         return sum(map(size_of, command.tasks))
-    size = COMMAND_BYTES
-    if isinstance(command, Create | Report):
-        size += len(command.metadata_json or "")
-    if isinstance(command, Create) and command.options is not None:
+    if not isinstance(command, Create):
+        return COMMAND_BYTES
+    size = COMMAND_BYTES + len(command.metadata_json or "")
+    if command.options is not None:
         # Each task that is waited for is locked and linked, which is as much to do as for a command.
         size += sum(map(len, (*command.options.tags, *command.depends_on))) + COMMAND_BYTES * len(command.depends_on)
-    match command:
-        case AddEvent(message=words) | Fail(error=words):
-            size += len(words)
     return size
 
 

@@ -9,9 +9,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from storage.turns import Turn
+
 # Upper bounds of what is timed, in seconds: from what costs nothing to what a caller gives up on.
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 COMMANDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+# How long tasks wait for a worker, in seconds: that may be a night.
+WAITS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 1_800.0, 7_200.0, 43_200.0)
+# How late something is that is meant to be exact to a second, and what may be late after an outage.
+LAGS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3_600.0)
+DUE_TASKS: Final = (1, 4, 16, 64, 256, 1_000)
 
 
 class Histogram:
@@ -92,3 +99,37 @@ class PoolGauges:
     # Connections that were made, and attempts to get one that came to nothing.
     made: int = 0
     failed: int = 0
+
+
+@dataclass(slots=True)
+class ClaimGauges:
+    """Tasks on their way to workers."""
+
+    # Tasks that were given to somebody; claims for which there was none.
+    taken: int = 0
+    empty: int = 0
+    # From the moment at which a task could be claimed to its claim.
+    wait_s: Histogram = field(default_factory=lambda: Histogram(WAITS))
+
+
+@dataclass(slots=True)
+class PlanGauges:
+    """What became of tasks' plans, as it was committed."""
+
+    turns: dict[Turn, int] = field(default_factory=lambda: dict.fromkeys(Turn, 0))
+    # From the time at which something was due to its being done.
+    lag_s: Histogram = field(default_factory=lambda: Histogram(LAGS))
+
+    def count(self, turns: Iterable[Turn], lags_s: Iterable[float]) -> None:
+        """Count what a group did."""
+        for turn in turns:
+            self.turns[turn] += 1
+        self.lag_s.observe_all(lags_s)
+
+
+@dataclass(slots=True)
+class TimerGauges:
+    """The looks for what is due, by the one process that looks."""
+
+    # Tasks that a look found; one that found none is not counted.
+    found: Histogram = field(default_factory=lambda: Histogram(DUE_TASKS))

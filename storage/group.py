@@ -37,7 +37,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, array, insert
 from sqlalchemy.types import TypeEngine
 
-from storage.commands import Command, Create, CreateMany, Report, Settle, size_of
+from storage.commands import Command, Create, CreateMany, Report, Settle, Tick, size_of
 from storage.dependencies import Links, store_links, take_messages
 from storage.errors import BadInput, IdempotencyConflict, OutcomeUnknown, Refusal
 from storage.lifecycle import decide
@@ -45,6 +45,7 @@ from storage.pool import Connection, compiled
 from storage.remembered import Remembered
 from storage.tables import of_named_task, plan_columns, task_columns, task_events, task_of, tasks
 from storage.task import FINAL, Event, Outcome, Plan, Status, Task, Update, UpdateType, update_of
+from storage.turns import Turn, turns_of
 
 Result = Task | tuple[Task, ...] | Refusal | None
 """What a command made of its task (None: it is deleted) or of its tasks, or why it did not."""
@@ -62,6 +63,9 @@ class Done:
     queues: frozenset[str] = frozenset()
     # What became of tasks that others wait for; to be brought to those.
     messages: Sequence[Settle] = ()
+    # What became of plans, and how late it was of what was due.
+    turns: Sequence[Turn] = ()
+    lags_s: Sequence[float] = ()
 
 
 _Key = tuple[str, bytes] | tuple[None, None]
@@ -97,6 +101,9 @@ class _Row:
     size: int = 0
     # Deletions, each with the events that went with it.
     updates: list[Update] = field(default_factory=list)
+    # What became of its plan, and how late, where something was due.
+    turns: tuple[Turn, ...] = ()
+    late_s: float | None = None
 
     def copy(self) -> "_Row":
         """The same, to go back to."""
@@ -145,12 +152,17 @@ async def write(
     return await _store(connection, rows, links, results)
 
 
-async def write_claims(connection: Connection, found: Sequence[Any], leases: Sequence[Command], now: datetime) -> Done:
-    """Do the same for leases of tasks whose rows are locked already, as `LOCKED_COLUMNS` of them were found."""
+async def write_claims(
+    connection: Connection, found: Sequence[Any], leases: Sequence[Command], now: datetime
+) -> tuple[Done, list[Task]]:
+    """Do the same for leases of tasks whose rows are locked already, as `LOCKED_COLUMNS` of them were found; return
+    also the tasks as they were.
+    """
     rows = {row[0]: _row_of(row) for row in found}
+    before = [row.stored for row in rows.values() if row.stored is not None]
     links = Links()
     results: list[Result] = [_fold(rows[lease.task_id], lease, now, links, rows) for lease in leases]
-    return await _store(connection, rows, links, results)
+    return await _store(connection, rows, links, results), before
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,6 +433,11 @@ def _apply(
     task = decide(before, command, now, others)
     if task is before:
         return task
+    if before is not None and (task is None or task.plan is not before.plan):
+        turns = turns_of(before, command, task)
+        row.turns += turns
+        if turns and isinstance(command, Tick) and before.plan is not None and before.plan.due_at is not None:
+            row.late_s = max(0.0, (now - before.plan.due_at).total_seconds())
     if task is None:
         assert before is not None
         links.end(command.task_id, Outcome.DELETED, depended_on=row.depended_on)
@@ -502,7 +519,9 @@ async def _store(connection: Connection, rows: dict[str, _Row], links: Links, re
         for row in rows.values()
         if row.newly_ready and row.task and row.task.plan and row.task.plan.queue
     )
-    return Done(results, updates, queues, messages)
+    turns = [turn for row in rows.values() for turn in row.turns]
+    lags_s = [row.late_s for row in rows.values() if row.late_s is not None] if turns else []
+    return Done(results, updates, queues, messages, turns, lags_s)
 
 
 async def _report_with_plans(

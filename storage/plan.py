@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from storage.task import Plan, Status
+from storage.task import Plan, Status, Task
 
 # How much chance shortens or lengthens the pause before another attempt, so that those that failed together do not come
 # back together.
@@ -31,6 +31,13 @@ def timed(plan: Plan, status: Status, now: datetime) -> Plan:
             if not ready:
                 due.append(begins_at)
     return plan._replace(ready=ready, due_at=min((time for time in due if time is not None), default=None))
+
+
+def ready_since(task: Task) -> datetime:
+    """Since when a task that is ready has been so, roughly: what is noted on it meanwhile counts as the beginning."""
+    assert task.plan is not None
+    begins = (task.updated_at, task.plan.start_at, task.plan.next_attempt_at)
+    return max(time for time in begins if time is not None)
 
 
 def begun(plan: Plan) -> Plan:

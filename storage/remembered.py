@@ -23,8 +23,8 @@ class Remembered:
     def __init__(self, *, any_task: bool = True) -> None:
         # Where nothing may rest on what is remembered, nothing is.
         self._any_task = any_task
-        # Least recently changed first.
-        self._tasks: OrderedDict[str, Task] = OrderedDict()
+        # Least recently changed first, each with its bytes.
+        self._tasks: OrderedDict[str, tuple[Task, int]] = OrderedDict()
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -32,31 +32,37 @@ class Remembered:
 
     def get(self, task_id: str) -> Task | None:
         """The task as it was left, or None when nothing is remembered of it."""
-        return self._tasks.get(task_id)
+        found = self._tasks.get(task_id)
+        return None if found is None else found[0]
 
     def keep(self, task: Task) -> None:
         """Remember how a task was left."""
         if not self._any_task:
             return
         self.forget(task.task_id)
-        self._tasks[task.task_id] = task
-        self._bytes += _size_of(task)
+        size = _size_of(task)
+        self._tasks[task.task_id] = task, size
+        self._bytes += size
         while len(self._tasks) > REMEMBERED_TASKS_MAX or self._bytes > REMEMBERED_BYTES_MAX:
-            _, oldest = self._tasks.popitem(last=False)
-            self._bytes -= _size_of(oldest)
+            _, (_, size) = self._tasks.popitem(last=False)
+            self._bytes -= size
 
     def forget(self, task_id: str) -> None:
         """Know nothing of a task any more."""
-        task = self._tasks.pop(task_id, None)
-        if task is not None:
-            self._bytes -= _size_of(task)
+        found = self._tasks.pop(task_id, None)
+        if found is not None:
+            self._bytes -= found[1]
 
 
 def _size_of(task: Task) -> int:
     # As they lie in memory: four bytes for each character when one of them needs as many.
-    event = task.last_event
-    texts = (task.metadata, event and event.message, event and event.metadata)
-    size = _TASK_BYTES + sum(getsizeof(text) for text in texts if text)
+    size = _TASK_BYTES
+    if task.metadata is not None:
+        size += getsizeof(task.metadata)
+    if (event := task.last_event) is not None:
+        size += getsizeof(event.message)
+        if event.metadata is not None:
+            size += getsizeof(event.metadata)
     if task.plan is not None:
         size += _PLAN_BYTES + sum(map(getsizeof, (*task.plan.tags, *task.plan.depends_on)))
     return size

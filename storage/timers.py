@@ -22,6 +22,7 @@ from sqlalchemy.dialects.postgresql import insert
 from storage.commands import Command, Settle, Tick
 from storage.dependencies import UNTAKEN
 from storage.errors import Unavailable
+from storage.gauges import TimerGauges
 from storage.messenger import UNDER_WAY_MAX, submit_all
 from storage.pool import Pool, compiled
 from storage.tables import duties, tasks
@@ -69,6 +70,7 @@ class Timers:
         self._sweep_at = 0.0
         self.holding = False
         """Whether this process is the one that looks."""
+        self.gauges = TimerGauges()
 
     def start(self) -> None:
         """Look, or try to, from now on."""
@@ -81,6 +83,7 @@ class Timers:
         self._task.cancel()
         await asyncio.wait({self._task})
         if self.holding:
+            self.holding = False
             try:
                 await self._pool.run(_GIVE_UP, _DUTY, self._holder)
             except Exception as error:  # noqa: BLE001 - it lapses by itself
@@ -88,7 +91,10 @@ class Timers:
 
     async def look(self) -> int:
         """Have done what is due; return for how many tasks."""
-        return await self._submit(self._ticks(await self._pool.read(_DUE, self._clock(), DUE_TASKS_MAX)))
+        due = await self._pool.read(_DUE, self._clock(), DUE_TASKS_MAX)
+        if due:
+            self.gauges.found.observe(len(due))
+        return await self._submit(self._ticks(due))
 
     async def sweep(self) -> None:
         """Bring the messages that nobody has taken, and delete what has been kept long enough."""

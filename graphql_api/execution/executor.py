@@ -20,20 +20,13 @@ from graphql import (
     DocumentNode,
     ExecutionResult,
     FragmentDefinitionNode,
-    GraphQLBoolean,
-    GraphQLEnumType,
     GraphQLError,
-    GraphQLFloat,
-    GraphQLID,
-    GraphQLInt,
     GraphQLSchema,
-    GraphQLString,
     NonNullTypeNode,
     OperationDefinitionNode,
     Undefined,
     default_field_resolver,
     default_type_resolver,
-    is_non_null_type,
 )
 from graphql.execution import MiddlewareManager, create_source_event_stream
 from graphql.execution.collect_fields import FragmentDetails
@@ -45,6 +38,7 @@ from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 
 from graphql_api.execution.compiler import Compiled, Compiler, Irregular, Outcome
 from graphql_api.execution.selection import Declined
+from graphql_api.execution.usual import usual
 
 # Functions that are kept for one operation: each combination of the variables in @skip and @include has its own.
 # Beyond, graphql-core runs it.
@@ -397,7 +391,7 @@ class _Coercion:
         self._plain = [
             (
                 node.variable.name.value,
-                _usual(signature.type),
+                usual(signature.type),
                 not isinstance(node.type, NonNullTypeNode),
                 node.default_value is not None,
             )
@@ -406,7 +400,7 @@ class _Coercion:
 
     def coerce(self, given: Mapping[str, Any]) -> Variables:
         coerced: dict[str, Any] = {}
-        for name, usual, nullable, has_default in self._plain:
+        for name, taken, nullable, has_default in self._plain:
             value = given.get(name, Undefined)
             if value is Undefined:
                 if has_default or not nullable:
@@ -416,7 +410,7 @@ class _Coercion:
                     return self._coerce_by_core(given)
                 coerced[name] = None
             else:
-                value = usual(value)
+                value = taken(value)
                 if value is Undefined:
                     return self._coerce_by_core(given)
                 coerced[name] = value
@@ -440,23 +434,3 @@ class _Coercion:
             name: VariableValueSource(signature, given.get(name, Undefined))
             for name, signature in self._signatures.items()
         }
-
-
-def _usual(type_: Any) -> Callable[[Any], Any]:
-    """A function that coerces values of the usual Python type, and answers Undefined for all others."""
-    named = type_.of_type if is_non_null_type(type_) else type_
-    if isinstance(named, GraphQLEnumType):
-        # A member that cannot be made is not usual; graphql-core says so when it is given.
-        with suppress(Exception):
-            members = {name: named.coerce_input_value(name) for name in named.values}
-            return lambda value: members.get(value, Undefined) if type(value) is str else Undefined
-    return _USUAL.get(named, lambda _: Undefined)
-
-
-_USUAL: Final[dict[Any, Callable[[Any], Any]]] = {
-    GraphQLID: lambda value: value if type(value) is str else Undefined,
-    GraphQLString: lambda value: value if type(value) is str else Undefined,
-    GraphQLInt: lambda value: value if type(value) is int and -(2**31) <= value < 2**31 else Undefined,
-    GraphQLFloat: lambda value: value if type(value) is float and float("-inf") < value < float("inf") else Undefined,
-    GraphQLBoolean: lambda value: value if value is True or value is False else Undefined,
-}

@@ -9,7 +9,7 @@ import math
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final, TypeAlias, TypeVar
 from urllib.parse import parse_qsl
 
@@ -189,9 +189,11 @@ class GraphQLOverHTTP:
         if plan.operation_type is OperationType.SUBSCRIPTION or not accepted.takes_json:
             self._admission.take_back(viewer, authorization, source)
             return None
+        context = Context(self._storage, viewer)
         if plan.operation_type is OperationType.MUTATION:
             bind(address=self._admission.client(peer, headers))
-        result = await self._plans.run(plan, operation.variables, Context(self._storage, viewer))
+            context.count_more = partial(self._admission.count_more, viewer, authorization, source)
+        result = await self._plans.run(plan, operation.variables, context)
         return _answer(200, accepted.json_type, result)
 
     async def _respond(
@@ -221,6 +223,7 @@ class GraphQLOverHTTP:
             if method == "GET":
                 raise Refused(405, BadInput("A mutation must be sent by POST."), {"Allow": "POST"})
             bind(address=self._admission.client(peer, headers))
+            context.count_more = partial(self._admission.count_more, viewer, authorization, source)
         subscription = plan.operation_type is OperationType.SUBSCRIPTION
         if not subscription and accepted.takes_json:
             return _answer(200, accepted.json_type, await self._plans.run(plan, operation.variables, context))

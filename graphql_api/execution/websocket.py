@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -466,6 +467,7 @@ class Session:
         context = Context(endpoint.storage, viewer)
         if plan.operation_type is OperationType.MUTATION:
             bind(address=self._address)
+            context.count_more = partial(endpoint.admission.count_more, viewer, authorization, self._source)
         if plan.operation_type is OperationType.SUBSCRIPTION:
             operation.stream = await endpoint.plans.open(plan, request.variables, context)
             # The same for all who are alike, rather than one for each.

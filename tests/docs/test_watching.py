@@ -185,6 +185,16 @@ FIRING: Final[dict[str, dict[str, str]]] = {
     "SpectralChangesTurnedAway": {"spectral_commands_turned_away_total": "0x26 5x4"},
     "SpectralOutcomeUnknown": {'spectral_groups_failed_total{why="unknown"}': "0x20 1x10"},
     "SpectralNoConnection": {"spectral_connections_failed_total": "0+1x30"},
+    "SpectralTimersUnheld": {"spectral_timers_held": "0x30"},
+    "SpectralTimersLate": {
+        'spectral_timer_lag_seconds_bucket{le="5.0"}': "0x30",
+        'spectral_timer_lag_seconds_bucket{le="10.0"}': "0+10x30",
+        'spectral_timer_lag_seconds_bucket{le="+Inf"}': "0+10x30",
+    },
+    "SpectralLeasesRunOut": {
+        'spectral_turns_total{what="lease_ran_out"}': "0+12x30",
+        'spectral_claims_total{what="taken"}': "0+100x30",
+    },
     "SpectralFileDescriptors": {"process_open_fds": "900x30", "process_max_fds": "1000x30"},
 }
 
@@ -197,6 +207,12 @@ def test_each_alert_fires_for_what_it_is_for_and_for_nothing_else(tmp_path: Path
         "spectral_workers": "4x30",
         "spectral_workers_up": "4x30",
         "spectral_repairs_total": "7x30",
+        "spectral_timers_held": "1x30",
+        'spectral_timer_lag_seconds_bucket{le="5.0"}': "0+10x30",
+        'spectral_timer_lag_seconds_bucket{le="+Inf"}': "0+10x30",
+        # One in ten, and not more.
+        'spectral_turns_total{what="lease_ran_out"}': "0+10x30",
+        'spectral_claims_total{what="taken"}': "0+100x30",
     }
     tests = []
     for alert, series in [*FIRING.items(), (None, {})]:

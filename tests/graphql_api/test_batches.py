@@ -206,6 +206,15 @@ async def test_each_report_has_its_own_outcome(serving: Serving, transport: Tran
         assert data(await ask(REPORT, {"reports": []})) == {"report": []}
 
 
+async def test_no_progress_and_no_words_are_reports_too(serving: Serving) -> None:
+    async with serving() as api:
+        await made(api, 2)
+        reports: list[Answer] = [{"taskId": "T0000", "progress": 0}, {"taskId": "T0001", "fail": ""}]
+        started, failed = data(await api.ask(REPORT, {"reports": reports}))["report"]
+        assert (started["error"], started["task"]["status"]) == (None, "IN_PROGRESS")
+        assert (failed["error"], failed["task"]["status"]) == (None, "FAILED")
+
+
 async def test_reports_that_are_sent_again_are_written_once(serving: Serving) -> None:
     async with serving() as api:
         await made(api, 2)

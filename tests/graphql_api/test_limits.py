@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, suppress
 from contextvars import ContextVar
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, cast
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -18,12 +18,13 @@ from websockets.frames import Opcode
 from graphql_api.admission import Admission, Places
 from graphql_api.app import PATH
 from graphql_api.auth import Viewer
+from graphql_api.context import Context
 from graphql_api.errors import RateLimited, Unauthenticated
 from graphql_api.execution.deadlines import IN_A_ROW, Deadlines
 from graphql_api.execution.operations import read_operations
 from graphql_api.settings import Settings
 from graphql_api.wire.websocket import WebSocket
-from storage import Permission, StartupError, Unavailable
+from storage import Create, Permission, StartupError, Storage, Unavailable
 from tests.graphql_api.clients import TRANSPORTS, WAIT_S, Answer, Api, Transport, code, data, error
 from tests.graphql_api.conftest import Serving
 from tests.graphql_api.test_access import SECRET
@@ -36,6 +37,7 @@ from tests.postgres import session
 
 both = pytest.mark.parametrize("transport", TRANSPORTS)
 QUERY: Final = "{ viewer { name } }"
+NOBODY: Final = Viewer(None, authenticated=False, permissions=frozenset())
 BODY: Final = json.dumps({"query": QUERY}).encode()
 
 
@@ -206,6 +208,97 @@ async def test_whoever_is_not_limited_is_not_counted(serving: Serving) -> None:
     ) as api:
         for _ in range(30):
             assert data(await api.ask(QUERY))
+
+
+CREATE_MANY: Final = "mutation ($tasks: [NewTask!]!) { createMany(tasks: $tasks) { taskId } }"
+REPORTS: Final = "mutation ($reports: [TaskReport!]!) { report(reports: $reports) { error { code } } }"
+DELETE_MANY: Final = "mutation { deleteMany(filter: {status: [PENDING]}) }"
+
+
+@both
+@pytest.mark.parametrize("execution", ["compiled", "interpreted"])
+@pytest.mark.parametrize("kind", ["address", "credential"])
+async def test_a_batch_counts_as_its_items(
+    serving: Serving, transport: Transport, execution: str, kind: Literal["address", "credential"]
+) -> None:
+    rate: dict[str, Any] = {f"operations_per_second_per_{kind}_max": 2}
+    async with (
+        serving(unlimited_addresses=(), execution=execution, **rate) as api,
+        api.over(transport) as ask,
+    ):
+        # More than the ten that may be done at once: when nothing was done before, the rest is owed.
+        tasks = [{"taskId": f"{number}"} for number in range(100)]
+        assert len(data(await ask(CREATE_MANY, {"tasks": tasks}))["createMany"]) == 100
+        refused = await api.post({"query": QUERY}, key=api.admin_key)
+        assert (refused.status_code, code(refused.json())) == (429, "RATE_LIMITED")
+        assert 30_000 < error(refused.json())["extensions"]["retryAfterMs"] <= 45_500
+
+
+@both
+@pytest.mark.parametrize("execution", ["compiled", "interpreted"])
+async def test_a_batch_that_is_too_much_is_refused_before_anything_is_done(
+    serving: Serving, transport: Transport, execution: str
+) -> None:
+    async with (
+        serving(unlimited_addresses=(), execution=execution, operations_per_second_per_credential_max=20) as api,
+        api.over(transport) as ask,
+    ):
+        for number in range(120):
+            await api.storage.writer.submit(Create(task_id=f"{number}"))
+        # A hundred may be done at once, and most of that was.
+        reports = [{"taskId": f"{number}", "progress": 5} for number in range(95)]
+        assert len(data(await ask(REPORTS, {"reports": reports}))["report"]) == 95
+        batches: list[tuple[str, dict[str, Any]]] = [
+            (CREATE_MANY, {"tasks": [{"taskId": f"new {number}"} for number in range(1_000)]}),
+            (REPORTS, {"reports": [{"taskId": f"{number}", "progress": 5} for number in range(1_000)]}),
+            (DELETE_MANY, {}),
+        ]
+        for query, variables in batches:
+            answer = await ask(query, variables)
+            assert code(answer) == "RATE_LIMITED"
+            assert 0 < error(answer)["extensions"]["retryAfterMs"] <= 5_000
+            assert "Each item of a batch is one." in error(answer)["message"]
+        page = await api.storage.reader.page(1_000, None, None)
+        assert sorted(task.seq for task in page.tasks) == [1] * 25 + [2] * 95
+        # What is left is for who asks for less.
+        assert len(data(await ask(REPORTS, {"reports": reports[:2]}))["report"]) == 2
+
+
+async def test_a_large_deletion_ends_where_the_rate_does(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphql_api.batches.DELETED_TOGETHER", 10)
+    async with serving(unlimited_addresses=(), operations_per_second_per_credential_max=3) as api:
+        for number in range(100):
+            await api.storage.writer.submit(Create(task_id=f"{number}"))
+        # Fifteen at once: there was room for the first page.
+        assert data(await api.ask(DELETE_MANY))["deleteMany"] == 10
+        assert len((await api.storage.reader.page(1_000, None, None)).tasks) == 90
+
+
+def test_several_batches_in_one_operation_cost_as_much_as_each_in_its_own() -> None:
+    counted: list[int] = []
+    context = Context(cast("Storage", None), NOBODY, count_more=counted.append)
+    for items in (0, 1, 3, 0, 1):
+        context.count(items)
+    # The first was counted when it came.
+    assert counted == [3, 1]
+
+
+def test_what_the_credential_may_not_is_not_counted_for_the_address() -> None:
+    now = 0.0
+    settings = Settings(
+        unlimited_addresses=(), operations_per_second_per_address_max=4, operations_per_second_per_credential_max=2
+    )
+    admission = Admission(settings, cast("Any", None), clock=lambda: now)
+    known = Viewer("K", authenticated=True, permissions=frozenset(), key_id="K")
+    # Each may do one thing in a moment, beside what is asked for here: 20 in all, and 10 with the key.
+    admission.begin("203.0.113.7")
+    admission.count_more(known, "Bearer spn_K", "203.0.113.7", 9)
+    for _ in range(10):
+        with pytest.raises(RateLimited, match="One credential"):
+            admission.count_more(known, "Bearer spn_K", "203.0.113.7", 2)
+    admission.count_more(NOBODY, None, "203.0.113.7", 10)
+    with pytest.raises(RateLimited, match="One address"):
+        admission.count_more(NOBODY, None, "203.0.113.7", 1)
 
 
 async def test_clients_behind_a_trusted_proxy_are_counted_each(serving: Serving) -> None:

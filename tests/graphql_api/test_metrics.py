@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import httpx
@@ -17,7 +18,7 @@ from graphql_api.execution.plan import Plans
 from graphql_api.metrics import ALONE, Scrape, Serving, packed, unpacked
 from graphql_api.schema import schema
 from graphql_api.settings import Settings
-from storage import Create, open_storage
+from storage import Create, Fail, Options, Retry, open_storage
 from tests.graphql_api.clients import WAIT_S, data
 from tests.graphql_api.test_server import Program, ends_with, program, watching
 from tests.graphql_api.test_workers import children, until
@@ -91,6 +92,8 @@ async def test_a_server_shows_what_it_did(database: str) -> None:
         assert total(text, "spectral_group_commands_sum") == 1
         assert total(text, "spectral_feed", state="connected") == 1
         assert total(text, "spectral_feed") == 1
+        assert total(text, "spectral_turns_total", what="heartbeat") == 0
+        assert total(text, "spectral_claims_total", what="taken") == total(text, "spectral_claims_total") == 0
         assert total(text, "spectral_connections", what="max") == 10
         assert total(text, "spectral_connections", what="open") >= 1
         assert total(text, "process_resident_memory_bytes") > 10_000_000
@@ -205,6 +208,42 @@ async def test_many_who_scrape_at_once_ask_a_worker_once(database: str) -> None:
 def labels_of(serving: Serving) -> Counter[str]:
     """How many series each metric has."""
     return Counter(sample.name for metric in serving.counted() for sample in metric.samples)
+
+
+async def test_queues_and_due_times_are_shown(database: str) -> None:
+    async with open_storage(database, timers=True) as storage:
+        serving = Serving(storage, build_app(Settings(), storage, asyncio.Event()))
+
+        def shown() -> str:
+            return Scrape({"0": serving.counted()}).render("")[0].decode()
+
+        at = datetime.now(UTC) + timedelta(milliseconds=200)
+        await submit(storage, Create(task_id="T", options=Options(queue="q", start_at=at, retry=Retry(max_attempts=2))))
+        assert await storage.claimer.claim("q", "worker") == []
+        with storage.queues.listen("q") as ear:
+            assert await ear.wait(WAIT_S)
+        (claim,) = await storage.claimer.claim("q", "worker")
+        await submit(storage, Fail(task_id="T", error="e", token=claim.token))
+        text = shown()
+        assert total(text, "spectral_claims_total", what="taken") == 1
+        assert total(text, "spectral_claims_total", what="empty") == 1
+        assert total(text, "spectral_claim_wait_seconds_count") == 1
+        assert total(text, "spectral_turns_total", what="started") == 1
+        assert total(text, "spectral_turns_total", what="retried") == 1
+        assert total(text, "spectral_turns_total") == 2
+        assert total(text, "spectral_timers_held") == 1
+        assert total(text, "spectral_timer_tasks_sum") == total(text, "spectral_timer_lag_seconds_count") == 1
+        assert storage.timers is not None
+        await storage.timers.close()
+        assert total(shown(), "spectral_timers_held") == 0
+        await well_formed(text)
+
+
+async def test_a_process_that_has_no_timers_says_so(database: str) -> None:
+    async with open_storage(database) as storage:
+        serving = Serving(storage, build_app(Settings(), storage, asyncio.Event()))
+        text = Scrape({"0": serving.counted()}).render("")[0].decode()
+        assert total(text, "spectral_timers_held") == total(text, "spectral_timer_tasks_count") == 0
 
 
 async def test_a_flood_of_names_makes_no_flood_of_series(database: str) -> None:

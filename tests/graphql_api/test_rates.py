@@ -44,6 +44,43 @@ def test_what_is_refused_costs_nothing_and_what_is_given_back_may_be_taken_again
     assert buckets.take("a") == 0.0
 
 
+def test_a_batch_takes_as_many_tokens_as_it_has_items_or_none() -> None:
+    clock = Clock()
+    buckets = Buckets(1, 10.0, clock=clock)
+
+    def batch(items: int) -> float:
+        assert buckets.take("a") == 0.0
+        return buckets.take_more("a", items - 1)
+
+    assert batch(4) == 0.0
+    # Six are left: one is refused for the seventh, and has taken its own token only.
+    assert batch(7) == pytest.approx(1.0)
+    assert batch(5) == 0.0
+    assert buckets.take("a") == pytest.approx(1.0)
+    # As is said, so it is.
+    clock.now += 3.0
+    assert batch(4) == pytest.approx(1.0)
+    clock.now += 2.0
+    assert batch(4) == 0.0
+    assert buckets.take("a") > 0.0
+
+
+def test_a_batch_that_is_larger_than_a_bucket_wants_a_full_one_and_owes_the_rest() -> None:
+    clock = Clock()
+    buckets = Buckets(1, 10.0, clock=clock)
+    assert buckets.take("a") == 0.0
+    assert buckets.take("a") == 0.0
+    assert buckets.take_more("a", 24) == pytest.approx(1.0)
+    clock.now += 1.0
+    assert buckets.take_more("a", 24) == 0.0
+    # Of 25, ten were there.
+    assert buckets.wait_s("a") == pytest.approx(16.0)
+    clock.now += 15.9
+    assert buckets.take("a") > 0.0
+    clock.now += 0.1
+    assert buckets.take("a") == 0.0
+
+
 def test_what_was_done_already_is_owed_and_no_more_than_a_burst_of_it() -> None:
     now = 100.0
     buckets = Buckets(1.0, 5.0, clock=lambda: now)
