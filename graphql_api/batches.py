@@ -12,8 +12,9 @@ from graphql_api.audit import Action, recorded
 from graphql_api.auth import Viewer
 from graphql_api.context import Info
 from graphql_api.errors import RateLimited, refusal
+from graphql_api.filters import TaskFilter, filter_of
 from graphql_api.options import TaskOptions, options_of
-from graphql_api.types import EventInput, Task, TaskFilter, given
+from graphql_api.types import EventInput, Task, given
 from storage import (
     REPORTS_MAX,
     AddEvent,
@@ -235,15 +236,16 @@ async def _delete_many(
     """Delete the tasks that a filter finds."""
     viewer = info.context.viewer
     opened = info.context.storage
-    wanted = {name: value for name, value in vars(filter).items() if given(value) is not None}
-    with recorded(Action.TASK_DELETE_MANY, viewer, filter=_words(wanted)) as facts:
+    said = {name: value for name, value in vars(filter).items() if given(value) is not None}
+    with recorded(Action.TASK_DELETE_MANY, viewer, filter=_words(said)) as facts:
         viewer.require(Permission.DELETE)
-        if not wanted:
+        wanted = filter_of(filter)
+        if wanted.empty:
             raise BadInput("filter must name something: an empty one would delete every task.")
         deleted, after = 0, None
         facts["tasks"] = deleted
         while deleted < DELETED_MAX:
-            page = await opened.reader.page(min(DELETED_TOGETHER, DELETED_MAX - deleted), after, given(filter.status))
+            page = await opened.reader.page(min(DELETED_TOGETHER, DELETED_MAX - deleted), after, wanted)
             try:
                 info.context.count(len(page.tasks))
             except RateLimited:
@@ -251,13 +253,14 @@ async def _delete_many(
                 if not deleted:
                     raise
                 break
-            outcomes = await opened.writer.submit_each([Delete(task_id=task.task_id) for task in page.tasks])
+            outcomes = await opened.writer.submit_each(
+                [Delete(task_id=task.task_id, wanted=wanted) for task in page.tasks]
+            )
             deleted += sum(outcome is None for outcome in outcomes)
             facts["tasks"] = deleted
-            # One that somebody else has deleted meanwhile is gone, as was wanted.
+            # One that somebody else has deleted meanwhile is gone, as was wanted; one that is no longer meant stays.
             for outcome in outcomes:
-                if outcome is not None and not isinstance(outcome, TaskNotFound):
-                    assert isinstance(outcome, BaseException)
+                if isinstance(outcome, BaseException) and not isinstance(outcome, TaskNotFound):
                     raise outcome
             if not page.has_next:
                 break

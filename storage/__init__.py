@@ -31,6 +31,7 @@ from storage.commands import (
     Report,
     UpdateProgress,
 )
+from storage.counts import Counts, recount
 from storage.database import explain, open_engine
 from storage.errors import (
     BadInput,
@@ -47,11 +48,12 @@ from storage.errors import (
 from storage.feed import Feed, Listener
 from storage.feed_nats import NatsLink
 from storage.feed_postgres import PostgresLink
+from storage.filters import Filter
 from storage.follower import Follower
 from storage.keys import Key, Keys, Permission
 from storage.limits import CREATE_MANY_TASKS_MAX, REPORTS_MAX, TASK_ID_CHARACTERS_MAX, check_name, check_range
 from storage.link import Health, Link
-from storage.migrate import MIGRATION_WAIT_MS, current, head, migrate, require
+from storage.migrate import MIGRATION_WAIT_MS, current, explained, head, migrate, require
 from storage.options import QUEUE_CHARACTERS_MAX, Options, Retry
 from storage.pool import Pool, open_pool
 from storage.queues import Queues
@@ -77,12 +79,14 @@ __all__ = [
     "Claim",
     "Command",
     "Complete",
+    "Counts",
     "Create",
     "CreateMany",
     "Delete",
     "Event",
     "EventType",
     "Fail",
+    "Filter",
     "HasExpired",
     "Health",
     "Heartbeat",
@@ -127,6 +131,7 @@ __all__ = [
     "distribute",
     "history_range",
     "open_storage",
+    "recount_database",
     "upgrade_database",
 ]
 
@@ -188,6 +193,24 @@ async def upgrade_database(url: str) -> tuple[str | None, str]:
         return await migrate(engine)
     finally:
         await engine.dispose()
+
+
+async def recount_database(url: str) -> Counts:
+    """Count the tasks of a database anew, while others go on."""
+    pool = open_pool(
+        url,
+        connections_max=1,
+        pool_wait_s=0,
+        statement_timeout_ms=MIGRATION_WAIT_MS,
+        lock_timeout_ms=MIGRATION_WAIT_MS,
+    )
+    try:
+        await require(pool)
+        with explained():
+            await recount(pool)
+        return await Reader(pool).counts()
+    finally:
+        await pool.close()
 
 
 def _link(feed_url: str | None, follower: Follower) -> Link | None:
