@@ -178,7 +178,9 @@ def _meaning(report: TaskReport, viewer: Viewer) -> Report:
         "token": given(report.token),
     }
     metadata = given(report.metadata)
-    said = {name: value for name in _KINDS if (value := given(getattr(report, name))) not in (None, False)}
+    told = {name: given(getattr(report, name)) for name in _KINDS}
+    # `complete: false` says nothing; a progress of 0 does, although it equals it.
+    said = {name: value for name, value in told.items() if value is not None and value is not False}
     if len(said) != 1:
         got = " and ".join(said) or "none"
         raise BadInput(f"A report must hold exactly one of {', '.join(_KINDS)}, got {got}.")

@@ -206,6 +206,15 @@ async def test_each_report_has_its_own_outcome(serving: Serving, transport: Tran
         assert data(await ask(REPORT, {"reports": []})) == {"report": []}
 
 
+async def test_a_progress_of_nothing_is_a_report(serving: Serving) -> None:
+    async with serving() as api:
+        await made(api, 1)
+        report = {"taskId": "T0000", "progress": 0, "complete": False}
+        (result,) = data(await api.ask(REPORT, {"reports": [report]}))["report"]
+        assert result["error"] is None
+        assert (result["task"]["status"], result["task"]["progress"], result["task"]["seq"]) == ("IN_PROGRESS", 0, 2)
+
+
 async def test_reports_that_are_sent_again_are_written_once(serving: Serving) -> None:
     async with serving() as api:
         await made(api, 2)
