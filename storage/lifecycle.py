@@ -228,8 +228,13 @@ def _heartbeat(task: Task, command: Heartbeat, now: datetime) -> Task:
     if not plan.claimed:
         # It has ended, perhaps by somebody else's word; the worker sees that by the status.
         return task
-    plan = plan._replace(lease_expires_at=now + timedelta(seconds=command.lease_s))
-    return task._replace(plan=timed(plan, task.status, now))
+    assert plan.lease_expires_at is not None
+    expires_at = now + timedelta(seconds=command.lease_s)
+    if expires_at <= plan.lease_expires_at:
+        # What a worker was told that it has is never taken back: not because it asks for less, nor because a heartbeat
+        # that was waiting for the lock is older than the one before.
+        return task
+    return task._replace(plan=timed(plan._replace(lease_expires_at=expires_at), task.status, now))
 
 
 def _release(task: Task, command: Release, now: datetime) -> Task:

@@ -183,6 +183,16 @@ def test_a_heartbeat_keeps_the_lease_from_now_and_is_no_event() -> None:
     assert plan(made(task, Heartbeat(task_id="T", token="t", lease_s=1), 200)).lease_expires_at == at(201)
 
 
+def test_a_heartbeat_takes_nothing_back_of_a_lease() -> None:
+    task = claimed()
+    less = Heartbeat(task_id="T", token="t", lease_s=9)
+    assert decide(task, less, at(51)) is task
+    assert plan(made(task, less, 52)).lease_expires_at == at(61)
+    # One that waited while a later one was decided.
+    kept = made(task, Heartbeat(task_id="T", token="t", lease_s=60), 30)
+    assert decide(kept, Heartbeat(task_id="T", token="t", lease_s=60), at(29)) is kept
+
+
 def test_a_release_gives_back_without_counting_the_attempt() -> None:
     task = made(made(claimed(attempts=1), PROGRESS), Release(task_id="T", token="t", actor="me"), 9)
     assert (task.status, task.progress, task.started_at) == (Status.PENDING, 0, NOW)
