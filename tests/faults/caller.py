@@ -171,35 +171,25 @@ class Caller:
             told = Reply(Outcome.DONE, data=item["task"]) if error is None else _refused(**error)
             self._judged(entry, told)
 
-    async def create_together(
-        self, entries: Sequence[Entry], random: Random, stop: asyncio.Event, *, bad: int | None = None
-    ) -> bool:
-        """Have tasks created all or none, and insist; whether they were. One of them may be there already."""
+    async def create_together(self, entries: Sequence[Entry], server: int, *, bad: int | None = None) -> bool:
+        """Have tasks created all or none; whether they were. One of them may be there already."""
         self._ledger.batches.append(entries)
-        asked = {"tasks": [variables(entry.command) for entry in entries]}
-        give_up_at = time.monotonic() + 10 * SETTLE_TIMEOUT_S
-        while time.monotonic() < give_up_at:
-            for entry in entries:
-                entry.sent()
-            reply = await self.ask(random.randrange(self.servers), CREATE_MANY, asked)
-            again = reply.code == "TASK_ALREADY_EXISTS" and entries[0].attempts > 1 and bad is None
-            if reply.outcome is Outcome.DONE or again:
-                for place, entry in enumerate(entries):
-                    entry.settle(Outcome.DONE, seq=None if again else reply.data[place]["seq"])
-                return True
-            if not reply.passing:
-                if bad is not None and (reply.code, reply.place) != ("TASK_ALREADY_EXISTS", bad):
-                    self._journal.violation(f"createMany should blame item {bad}, and said {reply.said} {reply.place}")
-                elif bad is None and reply.code != "BAD_USER_INPUT":
-                    self._journal.violation(f"createMany got an answer that nobody should get: {reply.said}")
-                for place, entry in enumerate(entries):
-                    entry.settle(Outcome.REFUSED, reply.said)
-                    entry.code = reply.code if place == reply.place else None
-                return False
-            if stop.is_set():
-                give_up_at = min(give_up_at, time.monotonic() + SETTLE_TIMEOUT_S)
-            await asyncio.sleep(random.uniform(*RETRY_WAITS_S))
-        self._journal.violation(f"{entries[0]} and others are not settled: {reply.said}")
+        for entry in entries:
+            entry.sent()
+        reply = await self.ask(server, CREATE_MANY, {"tasks": [variables(entry.command) for entry in entries]})
+        if reply.outcome is Outcome.DONE:
+            for entry, task in zip(entries, reply.data, strict=True):
+                entry.settle(Outcome.DONE, seq=task["seq"])
+            if bad is not None:
+                self._journal.violation(f"createMany took item {bad}, which was there already.")
+            return True
+        # What one depends on may be gone, and then that one is to blame.
+        there = reply.code == "TASK_ALREADY_EXISTS" and reply.place == bad
+        if not (reply.passing or there or reply.code == "BAD_USER_INPUT"):
+            self._journal.violation(f"createMany got an answer that nobody should get: {reply.said} ({reply.place})")
+        for place, entry in enumerate(entries):
+            entry.settle(reply.outcome, reply.said)
+            entry.code = reply.code if place == reply.place else None
         return False
 
     def _judged(self, entry: Entry, reply: Reply) -> bool:
@@ -220,6 +210,11 @@ class Caller:
         if entry.attempts > 1 and reply.code == gone and isinstance(entry.command, Create | Delete):
             # An attempt before did it, and its answer was lost.
             entry.settle(Outcome.DONE)
+            return True
+        if entry.attempts > 1 and reply.code == "TASK_NOT_FOUND" and planned:
+            # An attempt before may have done it; the key went with the task.
+            entry.settle(Outcome.UNKNOWN, reply.said)
+            entry.code = reply.code
             return True
         if reply.code == "TASK_FINISHED" or (planned and reply.code in _OF_PLANNED):
             entry.settle(Outcome.REFUSED, reply.said)

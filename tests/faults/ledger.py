@@ -44,9 +44,15 @@ class Entry:
 
     @property
     def keyed(self) -> bool:
-        """Whether it may be sent again without harm."""
-        return isinstance(self.command, Create | Delete) or (
-            isinstance(self.command, Report) and self.command.idempotency_key is not None
+        """Whether it may be sent again without harm.
+
+        The creation of a task that may be deleted is not sent again: one that comes late could make it a second time.
+        """
+        command = self.command
+        return (
+            isinstance(command, Delete)
+            or (isinstance(command, Create) and command.options is None)
+            or (isinstance(command, Report) and command.idempotency_key is not None)
         )
 
     @property

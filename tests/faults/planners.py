@@ -35,6 +35,8 @@ TOGETHER_MAX: Final = 6
 # Tasks start at most so late, and have so long.
 START_S: Final = (-1.0, 2.5)
 EXPIRE_S: Final = (0.3, 3.0)
+# What nobody can claim expires after so long, should nobody else end it.
+RACE_S: Final = 6.0
 
 
 @dataclass
@@ -63,7 +65,7 @@ class Planner:
 
     async def _race(self, stop: asyncio.Event) -> None:
         """Create a task while one that it depends on ends, before that, or after."""
-        first = self._creation()
+        first = self._creation(expires_at=datetime.now(UTC) + timedelta(seconds=RACE_S))
         if not await self.caller.settle(first, self.random, stop) or first.outcome is not Outcome.DONE:
             return
         on = first.command.task_id
@@ -80,7 +82,7 @@ class Planner:
         await asyncio.gather(later(both[0], 0), later(both[1], self.random.choice((0, 0.002, 0.01, 0.05))))
         self._created(second)
 
-    async def _create_together(self, stop: asyncio.Event) -> None:
+    async def _create_together(self, _stop: asyncio.Event) -> None:
         """Create several that depend on each other, in any order; some times one of them is there already."""
         entries: list[Entry] = []
         for _ in range(self.random.randint(2, TOGETHER_MAX)):
@@ -97,7 +99,7 @@ class Planner:
             bad = self.random.randint(0, len(entries))
             options = Options(queue=self.queue)
             entries.insert(bad, self.ledger.enter(name, Create(task_id=there, metadata={KEY: name}, options=options)))
-        if await self.caller.create_together(entries, self.random, stop, bad=bad):
+        if await self.caller.create_together(entries, self.random.randrange(self.caller.servers), bad=bad):
             for entry in entries:
                 self._created(entry)
 

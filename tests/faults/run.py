@@ -67,6 +67,7 @@ class Options:
     planners: int = 3
     workers: int = 8
     tail_s: float = TAIL_S
+    drain_s: float = DRAIN_S
     echo: bool = False
 
 
@@ -137,7 +138,7 @@ async def _round(world: World, options: Options, number: int, ends_at: float) ->
             await _quiet(world)
             await _all_seen(world, ledger, options.tail_s, "when the last fault was over")
             if planners:
-                await _calm(world, ledger, planners, workers)
+                await _calm(world, ledger, planners, workers, options.drain_s)
             if not journal.violations:
                 # And once more with nothing broken, so that every way from a server to a subscriber is tried.
                 await asyncio.gather(*(reporters[0].call(task_id, stop) for task_id in ledger.open_tasks))
@@ -156,7 +157,9 @@ async def _round(world: World, options: Options, number: int, ends_at: float) ->
     journal.counts["tasks that were deleted"] += len(log.gone)
 
 
-async def _calm(world: World, ledger: Ledger, planners: Sequence[Planner], workers: Sequence[Worker]) -> None:
+async def _calm(
+    world: World, ledger: Ledger, planners: Sequence[Planner], workers: Sequence[Worker], drain_s: float
+) -> None:
     """Plan and work while nothing is broken, then only work, until every task that waits has come to its end."""
     world.journal.note("planning and working with nothing broken")
     enough, stop = asyncio.Event(), asyncio.Event()
@@ -168,7 +171,7 @@ async def _calm(world: World, ledger: Ledger, planners: Sequence[Planner], worke
             _finished(planning)
         for worker in workers:
             worker.hurry.set()
-        deadline = time.monotonic() + DRAIN_S
+        deadline = time.monotonic() + drain_s
         async with session(world.cluster.url()) as connection:
             # What has not come to its end then is for the checker to name.
             waiting = True
