@@ -72,6 +72,9 @@ class TaskReport:
     fail: str | None = strawberry.field(
         default=UNSET, description="As `fail`: what went wrong, in words; at most 64 KB."
     )
+    retry: bool | None = strawberry.field(
+        default=True, description="With `fail`: whether another attempt may be of use. With the others, nothing."
+    )
     cancel: bool | None = strawberry.field(default=UNSET, description="As `cancel`: that nobody wants it any more.")
     metadata: JSON | None = strawberry.field(
         default=UNSET,
@@ -198,7 +201,7 @@ def _meaning(report: TaskReport, viewer: Viewer) -> Report:
         case {"progress": progress}:
             return UpdateProgress(progress=progress, **common)
         case {"fail": error}:
-            return Fail(error=error, metadata=metadata, **common)
+            return Fail(error=error, retry=report.retry is not False, metadata=metadata, **common)
         case {"complete": _}:
             return Complete(metadata=metadata, **common)
         case _:

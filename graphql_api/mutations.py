@@ -156,6 +156,13 @@ async def _fail(
     metadata: Metadata = UNSET,
     idempotency_key: IdempotencyKey = UNSET,
     token: LeaseToken = UNSET,
+    retry: Annotated[
+        bool | None,
+        strawberry.argument(
+            description="Whether another attempt may be of use. When it is false, the failure is final whatever "
+            "attempts are left."
+        ),
+    ] = True,
 ) -> storage.Task:
     """End a task in FAILED."""
     viewer = info.context.viewer
@@ -165,6 +172,7 @@ async def _fail(
         Fail(
             task_id=task_id,
             error=error,
+            retry=retry is not False,
             metadata=given(metadata),
             idempotency_key=given(idempotency_key),
             actor=viewer.name,
@@ -247,7 +255,7 @@ class Mutation:
     fail = strawberry.mutation(
         resolver=_fail,
         description="Report that a task failed. With attempts left it is PENDING again, until `nextAttemptAt`; "
-        "without, it is final. Needs REPORT.",
+        "without, or when no retry is wanted, it is final. Needs REPORT.",
         graphql_type=Task,
     )
     cancel = strawberry.mutation(

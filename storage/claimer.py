@@ -178,6 +178,7 @@ class Claimer:
                 await connection.commit()
             except Exception as error:
                 # The tasks may have been given to somebody who does not know. The lease runs out.
+                self._aftermath.doubt({lease.task_id for _, lease in given})
                 raise OutcomeUnknown from error
         return given, done
 

@@ -170,6 +170,8 @@ class Fail(Report):
     operation = "fail"
 
     error: str
+    # Whether another attempt may be of use.
+    retry: bool = True
 
     def __post_init__(self) -> None:
         Report.__post_init__(self)
@@ -177,7 +179,7 @@ class Fail(Report):
 
     def arguments(self) -> list[Any]:
         """What a repetition under the same idempotency key must repeat."""
-        return [self.error, self.metadata]
+        return [self.error, self.metadata] if self.retry else [self.error, self.metadata, self.retry]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

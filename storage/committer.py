@@ -28,8 +28,6 @@ log = logging.getLogger(__name__)
 
 # Who waited for a lock as a group has waited; alone, each command only finds out whose row is held.
 ALONE_LOCK_TIMEOUT_MS: Final = 10
-# When the log is read after a commit whose outcome is unknown: it may still be on its way.
-LOOK_AFTER_S: Final = (0, 2, 15)
 # However long a group has waited, it has so much time for a connection.
 CONNECT_WITHIN_MIN_S: Final = 1.0
 # Tasks that a line about a group names.
@@ -131,11 +129,7 @@ class Committer:
             extra=_tasks(group),
         )
         self._answer_alike(group, error)
-        task_ids = {task_id for entry in group for task_id in entry.command.task_ids}
-        for task_id in task_ids:
-            self._remembered.forget(task_id)
-        for wait_s in LOOK_AFTER_S:
-            asyncio.get_running_loop().call_later(wait_s, self._feed.look, task_ids)
+        self._aftermath.doubt({task_id for entry in group for task_id in entry.command.task_ids})
 
     async def _attempt_decided(
         self, group: list[Entry], decided: Decided

@@ -179,7 +179,7 @@ def _report(task: Task, command: Report, now: datetime) -> Task:
         raise LeaseLost(task.task_id)
     if plan is None:
         return _moved(task, move, now, event_type, message, progress, command.metadata_json, command.actor)
-    if move is Move.FAIL and _attempts_left(task, plan):
+    if isinstance(command, Fail) and command.retry and _attempts_left(task, plan):
         move, progress = Move.RETRY, 0
     moved = _moved(task, move, now, event_type, message, progress, command.metadata_json, command.actor)
     if moved.status is task.status and move is not Move.RETRY:
@@ -234,7 +234,9 @@ def _heartbeat(task: Task, command: Heartbeat, now: datetime) -> Task:
         # What a worker was told that it has is never taken back: not because it asks for less, nor because a heartbeat
         # that was waiting for the lock is older than the one before.
         return task
-    return task._replace(plan=timed(plan._replace(lease_expires_at=expires_at), task.status, now))
+    # The tick of the lease as it was is left where it is, to find that there is more time: so a heartbeat changes
+    # nothing by which the task is found, and no index.
+    return task._replace(plan=plan._replace(lease_expires_at=expires_at))
 
 
 def _release(task: Task, command: Release, now: datetime) -> Task:

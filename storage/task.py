@@ -137,7 +137,7 @@ class Plan(NamedTuple):
     lease_token: str | None
     # When it is to be removed; known once it has ended.
     delete_at: datetime | None
-    # The earliest moment at which time itself changes something; None when it never does.
+    # The earliest moment at which time itself may change something, or earlier; None when it never does.
     due_at: datetime | None
 
     @property

@@ -11,7 +11,7 @@
 
 from worker.blocking import BlockingTask, report_progress, reporting
 from worker.claim import Claim, Outcome
-from worker.errors import LeaseLost, Refused, Unreachable, Unwanted, WorkerError
+from worker.errors import LeaseLost, NoRetry, Refused, Unreachable, Unwanted, WorkerError
 from worker.reporting import report_progress_async, reporting_async
 from worker.reports import EventType, Json
 from worker.task import ClaimedTask, Job, Task
@@ -25,6 +25,7 @@ __all__ = [
     "Job",
     "Json",
     "LeaseLost",
+    "NoRetry",
     "Outcome",
     "Refused",
     "Task",

@@ -5,6 +5,7 @@ the block                      the task
 =============================  =====================================================================
 ends                           `complete`, with the metadata in `task.result`
 raises an exception            `fail` with its words; the server tries it again if attempts are left
+raises NoRetry                 `fail` with its words, for good
 is canceled or interrupted     `release`: another worker may have it at once, and the attempt does not count
 is overtaken                   nothing: the lease was lost, or somebody has ended the task
 =============================  =====================================================================

@@ -34,8 +34,8 @@ mutation Complete($taskId: ID!, $metadata: JSON, $token: String, $idempotencyKey
   complete(taskId: $taskId, metadata: $metadata, token: $token, idempotencyKey: $idempotencyKey) { status }
 }"""
 FAIL: Final = """
-mutation Fail($taskId: ID!, $error: String!, $token: String, $idempotencyKey: String) {
-  fail(taskId: $taskId, error: $error, token: $token, idempotencyKey: $idempotencyKey) { status }
+mutation Fail($taskId: ID!, $error: String!, $retry: Boolean!, $token: String, $idempotencyKey: String) {
+  fail(taskId: $taskId, error: $error, retry: $retry, token: $token, idempotencyKey: $idempotencyKey) { status }
 }"""
 QUEUE_READY: Final = """
 subscription QueueReady($queue: String!) {

@@ -1,4 +1,4 @@
-"""What can go wrong between a worker and the server, as one tree.
+"""What can go wrong between a worker and the server, as one tree; and what a worker raises to say more than that.
 
 ::
 
@@ -11,6 +11,10 @@
 
 from collections.abc import Mapping
 from typing import Any, Final
+
+
+class NoRetry(Exception):
+    """Raised by the work itself: it failed, and another attempt would, too. The task is not tried again."""
 
 
 class WorkerError(Exception):

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from worker.client import Client
 from worker.documents import ADD_EVENT, COMPLETE, FAIL, HEARTBEAT, RELEASE, UPDATE_PROGRESS
-from worker.errors import TASK_FINISHED, Refused, Unwanted
+from worker.errors import TASK_FINISHED, NoRetry, Refused, Unwanted
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 """What metadata may be."""
@@ -54,8 +54,8 @@ class Reports:
         await self._report(COMPLETE, metadata=metadata)
 
     async def fail(self, error: BaseException) -> None:
-        """Say that the work failed, and why; the server tries it again if attempts are left."""
-        await self._report(FAIL, error=self.words_of(error))
+        """Say that the work failed, and why; the server tries it again if attempts are left, and that may be of use."""
+        await self._report(FAIL, error=self.words_of(error), retry=not isinstance(error, NoRetry))
 
     async def heartbeat(self, lease_s: int) -> None:
         """Keep the lease for so long from now; refused as `Unwanted` when the task has ended meanwhile."""

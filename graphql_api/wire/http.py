@@ -87,6 +87,8 @@ class HttpProtocol(HttpToolsProtocol):
     _in_headers = False
     # The status of a request whose beginning is too large.
     _too_large = b""
+    # Whether it wishes for a protocol that is not spoken here.
+    _wishful = False
     # Whether what was read last had any part that was complete, and what was read since the last such part.
     _parsed = False
     _unparsed_bytes = 0
@@ -110,7 +112,10 @@ class HttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take a read, and see that the next one comes in time unless a request is being answered."""
         self._parsed = False
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        unread = data
+        while unread:
+            unread = self._parse(unread)
         parser: Any = self.parser
         if parser is None:
             # A socket has the connection now, or it is lost.
@@ -120,6 +125,37 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.close()
         if not self._answering and self._headers_due is None and self.timeout_keep_alive_task is None:
             self._expect_headers()
+
+    def _parse(self, data: bytes) -> bytes:
+        """Have the parser take it; what it does not, because of a wish for another protocol, is to be parsed next."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self.logger.warning("A request could not be read: %s", error)
+            self.send_400_response("Invalid HTTP request received.")
+        except httptools.HttpParserUpgrade as upgrade:
+            if not self._wishful:
+                self.handle_websocket_upgrade()
+                return b""
+            return self._without_wish() + data[upgrade.args[0] :]
+        return b""
+
+    def _without_wish(self) -> bytes:
+        """The beginning of the request again, without the wish for another protocol: there is none but sockets.
+
+        The parser leaves what follows to that protocol, be it the body, so another one begins at the same place.
+        """
+        self._wishful = False
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                tokens = (token.strip() for token in value.split(b","))
+                value = b", ".join(token for token in tokens if token.lower() != b"upgrade")
+            if name != b"upgrade":
+                lines.append(b"%b: %b" % (name, value))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return b"\r\n".join([*lines, b"", b""])
 
     def on_message_begin(self) -> None:
         """Expect headers, which begin now."""
@@ -142,19 +178,22 @@ class HttpProtocol(HttpToolsProtocol):
         """Expect no more headers."""
         self._had_headers()
         self._in_headers = False
-        other_protocol = self.parser.should_upgrade() and not self._should_upgrade()
-        if other_protocol and any(map(_announces_body, self.headers)):
-            # The parser leaves the body to the other protocol, and would take it for the next request.
-            raise httptools.HttpParserError("a body, and the wish to change the protocol")
+        if self.parser.should_upgrade() and not self._should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise httptools.HttpParserError("this is no proxy")
+            self._wishful = True
+            return
         if len(self.pipeline) >= PIPELINED_REQUESTS_MAX:
             raise httptools.HttpParserError(f"more than {PIPELINED_REQUESTS_MAX} requests wait for their answers")
         super().on_headers_complete()
         cycle: Any = self.cycle
         if cycle is not None:
             cycle.transport = self._joined
-            if other_protocol:
-                # There is none but sockets. What comes behind is for nobody to read.
-                cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        """Take the end of a request, but for one that is to be read again."""
+        if not self._wishful:
+            super().on_message_complete()
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
@@ -258,11 +297,6 @@ class HttpProtocol(HttpToolsProtocol):
         if self._headers_bytes > HEADERS_BYTES_MAX:
             self._too_large = at_the_bound
             raise httptools.HttpParserError(f"more than {HEADERS_BYTES_MAX} bytes of headers")
-
-
-def _announces_body(header: tuple[bytes, bytes]) -> bool:
-    name, value = header
-    return name == b"transfer-encoding" or (name == b"content-length" and int(value) > 0)
 
 
 def protocol_of(endpoint: Endpoint, path: str) -> Any:

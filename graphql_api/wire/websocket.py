@@ -140,6 +140,7 @@ class WebSocket(asyncio.Protocol):
         "_heard",
         "_held",
         "_interval_s",
+        "_lingering",
         "_messages",
         "_paced_until",
         "_paused",
@@ -178,6 +179,8 @@ class WebSocket(asyncio.Protocol):
         self._paced_until = 0.0
         self._resting = False
         self._closing = False
+        # Whether what is read is thrown away until the peer closes, too.
+        self._lingering = False
         self._heard = True
         # Whether it was found silent, or not reading, when it was looked at last.
         self._warned = False
@@ -278,6 +281,8 @@ class WebSocket(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what was read: frames, because the handshake is over."""
+        if self._lingering:
+            return
         self._heard = True
         self._rest += data
         if not (self._paused or self._scheduled):
@@ -438,7 +443,22 @@ class WebSocket(asyncio.Protocol):
             else:
                 # Both have said that they close, or the peer broke the protocol.
                 self._end()
-                self.transport.close()
+                self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Close the connection; but to a peer that may still be sending, after it has read why.
+
+        What it sends to a connection that is closed is answered by a reset, which can overtake the frame that says why.
+        """
+        assert self._frames is not None
+        if self._frames.close_rcvd is not None or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        self._lingering = True
+        self._rest = b""
+        self._go_on()
+        self.transport.write_eof()
+        asyncio.get_running_loop().call_later(CLOSE_WAIT_S, self.transport.abort)
 
     # Looks, and the end.
 

@@ -45,7 +45,7 @@ DOCUMENTS: Final[Mapping[type[Command], str]] = {
     AddEvent: _report("addEvent", event="EventInput!"),
     UpdateProgress: _report("updateProgress", progress="Int!"),
     Complete: _report("complete", metadata="JSON"),
-    Fail: _report("fail", error="String!", metadata="JSON"),
+    Fail: _report("fail", error="String!", metadata="JSON", retry="Boolean"),
     Cancel: _report("cancel", metadata="JSON"),
 }
 CREATE_MANY: Final = "mutation($tasks: [NewTask!]!) { createMany(tasks: $tasks) { seq status } }"
@@ -248,7 +248,7 @@ def variables(command: Command) -> dict[str, Any]:
         case UpdateProgress():
             named["progress"] = command.progress
         case Fail():
-            named |= {"error": command.error, "metadata": command.metadata}
+            named |= {"error": command.error, "metadata": command.metadata, "retry": command.retry}
         case Complete() | Cancel():
             named["metadata"] = command.metadata
     return named
@@ -264,7 +264,7 @@ def _item(command: Command) -> dict[str, Any]:
         case UpdateProgress():
             return {**named, "progress": command.progress}
         case Fail():
-            return {**named, "fail": command.error, "metadata": command.metadata}
+            return {**named, "fail": command.error, "metadata": command.metadata, "retry": command.retry}
         case Complete():
             return {**named, "complete": True, "metadata": command.metadata}
         case _:

@@ -225,7 +225,7 @@ class _Life:
                 self._end("SUCCESS" if isinstance(command, Complete) else "CANCELED", line.event.timestamp)
             case Fail():
                 self._tried(True)
-                if self.attempt >= self.options.retry.max_attempts:
+                if self.attempt >= self.options.retry.max_attempts or not command.retry:
                     self._end("FAILED", line.event.timestamp)
                     return
                 retry = self.options.retry

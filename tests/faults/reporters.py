@@ -76,7 +76,7 @@ class Reporter:
             return UpdateProgress(progress=self.random.randrange(101), **keyed)
         if drawn < 0.31:
             end = self.random.choice((Complete, Cancel, Fail))
-            error = {"error": f"{name} went wrong"} if end is Fail else {}
+            error: dict[str, Any] = {"error": f"{name} went wrong"} if end is Fail else {}
             return end(metadata=metadata, **keyed, **error)
         if drawn < 0.6:
             # Without a key: these go the short way, by which a report is decided before its row is locked.

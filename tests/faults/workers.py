@@ -96,7 +96,7 @@ class Worker:
             case "complete" | "forget":
                 await self._report(hold, stop, Complete)
             case "fail":
-                await self._report(hold, stop, Fail, error=f"{hold.worker} failed")
+                await self._report(hold, stop, Fail, error=f"{hold.worker} failed", retry=self.random.random() < 0.8)
             case "release":
                 await self._release(hold)
 

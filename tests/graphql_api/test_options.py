@@ -114,6 +114,20 @@ async def test_a_failure_with_attempts_left_is_not_the_end(serving: Serving) -> 
         assert failed["deleteAt"] is not None
 
 
+@pytest.mark.parametrize(("retry", "status"), [("false", "FAILED"), ("true", "PENDING"), ("null", "PENDING")])
+async def test_whether_another_attempt_may_be_of_use_is_for_the_reporter_to_say(
+    serving: Serving, retry: str, status: str
+) -> None:
+    async with serving() as api:
+        for task_id in ("alone", "among others"):
+            await api.ask(CREATE, {"id": task_id, "options": {"queue": "q", "retry": {"maxAttempts": 2}}})
+        fail = f'mutation {{ fail(taskId: "alone", error: "e", retry: {retry}) {{ status }} }}'
+        assert data(await api.ask(fail))["fail"] == {"status": status}
+        report = f'{{taskId: "among others", fail: "e", retry: {retry}}}'
+        reported = data(await api.ask(f"mutation {{ report(reports: [{report}]) {{ task {{ status }} }} }}"))
+        assert reported["report"] == [{"task": {"status": status}}]
+
+
 async def test_a_task_that_waits_is_canceled_with_the_one_it_waits_for_and_says_so(serving: Serving) -> None:
     async with serving() as api:
         await api.create("A")

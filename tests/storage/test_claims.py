@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -29,10 +30,12 @@ from storage import (
 )
 from storage.commands import Tick
 from tests.postgres import execute, session
-from tests.storage.helpers import kill_connections, messages, note, row_locked, spied, submit, task_and_log
+from tests.storage.helpers import at_commit, kill_connections, messages, note, row_locked, spied, submit, task_and_log
 from tests.storage.linked import processes
 
 QUEUED: Final = Options(queue="q")
+# How many updates of tasks there were, and how many of them touched no index.
+_UPDATED: Final = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'tasks'"
 
 
 async def queued(storage: Storage, count: int, **options: Any) -> list[str]:
@@ -192,6 +195,35 @@ async def test_a_heartbeat_keeps_the_lease_and_another_process_says_so_too(datab
         assert task is not None
         assert task.plan is not None
         assert task.plan.lease_expires_at == kept.plan.lease_expires_at
+
+
+async def test_subscribers_see_a_claim_of_which_nobody_knows_whether_it_was_made(database: str) -> None:
+    async def commit_and_break(connection: Any) -> None:
+        await connection.execute("COMMIT")
+        raise ConnectionResetError
+
+    async with open_storage(database, upgrade=False) as storage:
+        await queued(storage, 1)
+        async with aclosing(storage.watch("T00000")) as updates:
+            await anext(updates)
+            with at_commit(storage, commit_and_break), pytest.raises(Unavailable):
+                await storage.claimer.claim("q", "w")
+            update = await anext(updates)
+        assert (update.task.status, [event.seq for event in update.events]) == (Status.IN_PROGRESS, [2])
+
+
+async def test_heartbeats_touch_no_index(database: str) -> None:
+    async with open_storage(database, upgrade=False) as storage:
+        await queued(storage, 1)
+        (claim,) = await storage.claimer.claim("q", "w")
+        for _ in range(20):
+            await storage.writer.submit(Heartbeat(task_id="T00000", token=claim.token, lease_s=600))
+    async with session(database) as connection:
+        # PostgreSQL tells what a session did some time after it has ended.
+        while (counted := await connection.fetchrow(_UPDATED))["n_tup_upd"] < 21:
+            await connection.execute("SELECT pg_sleep(0.01)")
+    # The claim did.
+    assert counted["n_tup_upd"] - counted["n_tup_hot_upd"] == 1
 
 
 async def test_a_worker_hears_of_a_cancel_by_its_heartbeat(database: str) -> None:

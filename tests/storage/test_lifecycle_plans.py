@@ -1,6 +1,7 @@
 """The rules of tasks with a plan: claims, attempts, times, and those that wait for others."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -178,7 +179,11 @@ def test_a_worker_whose_task_has_ended_is_told_so(report: Callable[[str], Report
 def test_a_heartbeat_keeps_the_lease_from_now_and_is_no_event() -> None:
     task = made(claimed(), Heartbeat(task_id="T", token="t", lease_s=90), 50)
     assert (task.seq, task.updated_at) == (2, NOW)
-    assert plan(task).lease_expires_at == plan(task).due_at == at(140)
+    # The tick is where it was, and moves when it finds that there is more time.
+    assert (plan(task).lease_expires_at, plan(task).due_at) == (at(140), at(60))
+    looked_at = decide(task, TICK, at(60))
+    assert looked_at is not None
+    assert (looked_at.seq, plan(looked_at).due_at) == (2, at(140))
     # Late, and not too late: nobody has taken the task.
     assert plan(made(task, Heartbeat(task_id="T", token="t", lease_s=1), 200)).lease_expires_at == at(201)
 
@@ -211,6 +216,13 @@ def test_a_lease_that_runs_out_makes_the_task_claimable_again_and_at_last_fails_
     failed = made(made(lapsed, lease("t2"), 70), TICK, 130)
     assert (failed.status, failed.failed_at, plan(failed).attempt) == (Status.FAILED, at(130), 2)
     assert told(failed) == 'The lease of "w" ran out in attempt 2 of 2'
+
+
+def test_a_failure_for_good_is_final_whatever_attempts_are_left() -> None:
+    failed = made(claimed(attempts=9), Fail(task_id="T", error="no such film", retry=False), 5)
+    assert (failed.status, failed.failed_at, plan(failed).next_attempt_at) == (Status.FAILED, at(5), None)
+    unclaimed = made(born(queue="q", retry=Retry(max_attempts=9)), Fail(task_id="T", error="no such film", retry=False))
+    assert (unclaimed.status, plan(unclaimed).attempt) == (Status.FAILED, 1)
 
 
 def test_a_failure_with_attempts_left_is_tried_again_after_a_pause() -> None:
@@ -331,7 +343,9 @@ def test_a_task_that_is_born_further_on_has_been_tried(status: Status, attempt: 
 
 # ---------------------------------------------------------------- whatever is asked, no forbidden state
 
-a_token = st.sampled_from(["t0", "t1", "t2"])
+# Most commands show the token of the lease that there is, so that most of them are taken.
+OWN: Final = "the one of the lease"
+a_token = st.sampled_from([OWN, OWN, OWN, "another"])
 maybe_a_token = st.none() | a_token
 some_seconds = st.integers(0, 100)
 some_options = st.builds(
@@ -341,9 +355,9 @@ some_options = st.builds(
         **options,
     ),
     st.none() | some_seconds,
-    st.none() | st.integers(0, 300),
-    queue=st.none() | st.just("q"),
-    depends_on=st.lists(st.sampled_from(["a", "b"]), unique=True),
+    st.none() | st.integers(0, 1000),
+    queue=st.sampled_from(["q", "q", "q", None]),
+    depends_on=st.just([]) | st.lists(st.sampled_from(["a", "b"]), unique=True),
     on_dependency_failure=st.sampled_from(OnDependencyFailure),
     retry=st.builds(
         Retry, max_attempts=st.integers(1, 4), initial_s=some_seconds, max_s=some_seconds, factor=st.floats(1, 5)
@@ -351,45 +365,106 @@ some_options = st.builds(
     keep_for_s=st.none() | some_seconds,
 )
 on_t = {"task_id": st.just("T")}
-a_command = st.one_of(
+a_lease = st.builds(
+    Lease, **on_t, worker=st.just("w"), token=st.sampled_from(["t0", "t1", "t2"]), lease_s=st.integers(1, 60)
+)
+a_tick = st.builds(Tick, **on_t)
+a_failure = st.builds(Fail, **on_t, error=st.just("e"), token=maybe_a_token, retry=st.sampled_from([True, True, False]))
+# What makes a life go on comes more often than what ends it.
+going_on = st.one_of(
+    a_lease,
+    a_tick,
+    a_failure,
     st.builds(AddEvent, **on_t, event_type=st.just(EventType.LOG), message=st.just("m"), token=maybe_a_token),
     st.builds(UpdateProgress, **on_t, progress=st.integers(0, 100), token=maybe_a_token),
-    st.builds(Complete, **on_t, token=maybe_a_token),
-    st.builds(Fail, **on_t, error=st.just("e"), token=maybe_a_token),
-    st.builds(Cancel, **on_t, token=maybe_a_token),
-    st.builds(Lease, **on_t, worker=st.just("w"), token=a_token, lease_s=st.integers(1, 60)),
     st.builds(Heartbeat, **on_t, token=a_token, lease_s=st.integers(1, 60)),
     st.builds(Release, **on_t, token=a_token),
-    st.builds(Tick, **on_t, keep_finished_s=st.none() | some_seconds),
-    st.builds(Tick, **on_t),
+    st.builds(Settle, **on_t, on=st.sampled_from(["a", "b", "z"]), outcome=st.just(Outcome.SUCCESS)),
+)
+ending = st.one_of(
+    st.builds(Complete, **on_t, token=maybe_a_token),
+    st.builds(Cancel, **on_t, token=maybe_a_token),
+    st.builds(Tick, **on_t, keep_finished_s=some_seconds),
     st.builds(Settle, **on_t, on=st.sampled_from(["a", "b", "z"]), outcome=st.sampled_from(Outcome)),
     st.builds(Delete, **on_t),
 )
+a_command = st.one_of(a_lease, a_tick, going_on, going_on, going_on, ending)
 a_step = st.tuples(a_command, st.integers(-20, 60))
 some_statuses = st.fixed_dictionaries({}, optional={"a": st.sampled_from(Status), "b": st.sampled_from(Status)})
+a_status = st.just(Status.PENDING) | st.sampled_from(Status)
 
 
-@settings(max_examples=400)
-@given(some_options, st.sampled_from(Status), some_statuses, st.lists(a_step, max_size=40))
+@settings(max_examples=600)
+@given(some_options, a_status, some_statuses, st.lists(a_step, min_size=10, max_size=40))
 def test_whatever_is_asked_no_forbidden_state_is_reached(
     options: Options, status: Status, others: Mapping[str, Status], steps: list[tuple[Command, int]]
 ) -> None:
     now = NOW
     task: Task | None = decide(None, Create(task_id="T", status=status, options=options), now, others)
     check(task, None, now)
-    for command, seconds in steps:
+    for asked, seconds in steps:
         now += timedelta(seconds=seconds)
-        if isinstance(command, Lease) and not (task and plan(task).ready):
+        if isinstance(asked, Lease) and not (task and plan(task).ready):
             # A claimer finds only what is ready.
             continue
-        before = task
+        assert task is not None
+        before, command = task, asked
+        if getattr(asked, "token", None) == OWN:
+            command = replace(asked, token=plan(before).lease_token or "none")  # type: ignore[call-arg]
         try:
             task = decide(before, command, now)
         except Refusal:
             continue
         check(task, before, now)
+        check_step(before, command, task, now)
         if task is None:
             return
+
+
+def check_step(before: Task, command: Command, task: Task | None, now: datetime) -> None:
+    """What a command may make of a task that there was."""
+    was = plan(before)
+    if task is None:
+        # Deleted by somebody's word, or by time, which has come.
+        ticked = isinstance(command, Tick) and before.status.final
+        assert isinstance(command, Delete) or (ticked and (was.delete_at is None or was.delete_at <= now))
+        return
+    it = plan(task)
+    if isinstance(command, Heartbeat | Release | Report) and command.token is not None:
+        assert command.token == was.lease_token
+    if isinstance(command, Heartbeat) and was.claimed:
+        assert it.lease_expires_at is not None
+        assert it.lease_expires_at >= now + timedelta(seconds=command.lease_s)
+    if isinstance(command, Lease):
+        assert (it.lease_token, it.lease_expires_at) == (command.token, now + timedelta(seconds=command.lease_s))
+    # An attempt is counted when it begins, and only one that is given back is not.
+    begins = before.status is Status.PENDING and (
+        isinstance(command, Lease | Complete | Fail) or task.status is Status.IN_PROGRESS
+    )
+    assert it.attempt == was.attempt + begins - isinstance(command, Release)
+    # Whoever is thrown out of a lease has been asked to, or time has.
+    if was.claimed and not it.claimed and isinstance(command, Tick):
+        assert was.lease_expires_at is not None
+        assert min(was.lease_expires_at, was.expires_at or was.lease_expires_at) <= now
+    if isinstance(command, Tick) and task.status is Status.FAILED and before.status is not Status.FAILED:
+        expired = was.expires_at is not None and was.expires_at <= now
+        assert expired or (was.claimed and was.attempt == was.max_attempts)
+    if isinstance(command, Tick) and it.ready and not was.ready and not was.claimed:
+        assert (it.start_at or now) <= now
+        assert (was.next_attempt_at or now) <= now
+    if isinstance(command, Fail):
+        tried_again = command.retry and it.attempt < it.max_attempts
+        assert task.status is (Status.PENDING if tried_again else Status.FAILED)
+        if tried_again:
+            assert it.next_attempt_at is not None
+            pause = (it.next_attempt_at - task.updated_at).total_seconds()
+            least = 0.8 * it.retry_initial_s * it.retry_factor ** (it.attempt - 1)
+            assert min(it.retry_max_s, least) <= pause + 1e-6
+            assert pause <= it.retry_max_s + 1e-6
+    if isinstance(command, Settle) and not before.status.final and command.on in was.blocked_by:
+        assert command.on not in it.blocked_by or task.status.final
+        fails = command.outcome is not Outcome.SUCCESS and it.on_dependency_failure is OnDependencyFailure.CANCEL
+        assert (task.status is Status.CANCELED) == fails
 
 
 FINAL_TIMES: Final = {
@@ -434,14 +509,16 @@ def check(task: Task | None, before: Task | None, now: datetime) -> None:
         assert (it.delete_at is None) == (it.keep_for_s is None)
     else:
         assert it.delete_at is None
-    # Time changes something at the earliest of all its moments, and at no other.
+    # Time changes something at the earliest of all its moments, and at no other; but a lease that was kept is looked at
+    # when it would have run out.
     moments = [
         it.lease_expires_at,
         it.expires_at if open_ else None,
         it.delete_at,
         max(waits_until) if claimable and not it.ready else None,
     ]
-    assert it.due_at == min((moment for moment in moments if moment is not None), default=None)
+    due_at = min((moment for moment in moments if moment is not None), default=None)
+    assert it.due_at == due_at or (it.claimed and it.due_at is not None and due_at is not None and it.due_at < due_at)
     assert set(it.blocked_by) <= set(it.depends_on)
     # What is due is done by ticks, one after the other, until nothing is due.
     after: Task | None = task
@@ -461,6 +538,9 @@ def check(task: Task | None, before: Task | None, now: datetime) -> None:
     assert set(it.blocked_by) <= set(plan(before).blocked_by)
     assert task.seq - before.seq in (0, 1)
     assert task.updated_at >= before.updated_at
+    if it.claimed and it.lease_token == plan(before).lease_token:
+        # What a worker was told that it has is never taken back.
+        assert it.lease_expires_at >= plan(before).lease_expires_at  # type: ignore[operator]
     if task.seq == before.seq:
         assert task._replace(plan=None, last_event=None) == before._replace(plan=None, last_event=None)
     elif task.last_event is not None:

@@ -249,7 +249,7 @@ async def test_subscribers_see_a_change_that_was_made_alone_and_whose_answer_was
 async def test_subscribers_look_again_for_a_change_that_takes_long_to_commit(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.committer.LOOK_AFTER_S", (0, 0.01, 0.02))
+    monkeypatch.setattr("storage.aftermath.LOOK_AFTER_S", (0, 0.01, 0.02))
     async with open_storage(database, upgrade=False) as storage:
         await submit(storage, Create(task_id="T"), Create(task_id="other"))
         with storage.feed.subscribe("T") as subscriber, storage.feed.subscribe("other") as other:

@@ -15,7 +15,7 @@ from tests.faults.proxy import Proxy
 from tests.graphql_api.clients import until
 from tests.graphql_api.test_server import program
 from tests.worker.world import CREATE, WAIT_S, World, free_port, world
-from worker import ClaimedTask, LeaseLost, Outcome, Refused, Unwanted, Worker, documents
+from worker import ClaimedTask, LeaseLost, NoRetry, Outcome, Refused, Unwanted, Worker, documents
 
 # Long enough for whoever must be quicker, and never waited for.
 FAR_S = 600.0
@@ -59,6 +59,21 @@ async def test_an_exception_fails_the_attempt_and_the_next_one_may_succeed(datab
     assert (film["status"], film["attempt"]) == ("SUCCESS", 2)
     (error,) = [event["message"] for event in film["history"] if event["eventType"] == "ERROR"]
     assert error == "ValueError: no page 14 for [hidden] in postgresql://[hidden]@db/films"
+
+
+async def test_what_cannot_succeed_is_not_tried_again(database: str) -> None:
+    async with world(database) as here, here.worker() as worker:
+        await here.create("film", attempts=9)
+        async for claim in worker.claims():
+            async with claim:
+                raise NoRetry("this is no film")
+            break
+        film = await here.look("film")
+    assert (film["status"], film["attempt"], film["history"][-1]["message"]) == (
+        "FAILED",
+        1,
+        "NoRetry: this is no film",
+    )
 
 
 async def test_heartbeats_keep_a_task_for_longer_than_its_lease(database: str) -> None:
