@@ -8,7 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from storage import Cancel, Command, Complete, Create, Delete, Fail, OnDependencyFailure, Options, Report
@@ -387,8 +387,3 @@ def _own(line: Line) -> bool:
     """Whether the event was made by the program itself, or by a command that is no report."""
     patterns = (_CLAIMED, _RELEASED, _LAPSED, _EXPIRED, _SETTLED)
     return line.report is None and any(pattern.fullmatch(line.event.message) for pattern in patterns)
-
-
-def utc_now() -> datetime:
-    """The time, as servers have it."""
-    return datetime.now(UTC)

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from tests.faults.faults import Scene, faults_of
 from tests.faults.journal import VIOLATIONS_SHOWN_MAX, Journal
 from tests.faults.ledger import Ledger, Trouble, View
 from tests.faults.planners import Planner
-from tests.faults.plans import TAKEOVER_S, check_plans, check_quiet, utc_now
+from tests.faults.plans import TAKEOVER_S, check_plans, check_quiet
 from tests.faults.reporters import Reporter
 from tests.faults.subscribers import Subscriber
 from tests.faults.workers import Worker
@@ -39,9 +39,9 @@ LEAK_TIMEOUT_S: Final = 15.0
 # Sockets that a server may have more than at its start, beside its pool and its feed: what its loop and its health
 # check may have opened, and an idle connection of the broker's client.
 SOCKETS_SLACK: Final = 4
-# How long planners and workers go on when nothing is broken; until then those who look for what is due may have to be
-# replaced. And from then until every task that waits must have come to its end.
-CALM_S: Final = 4.0
+# How long planners and workers go on when nothing is broken, and whoever looks for what is due had time to be replaced:
+# what is due then must be done in time. And from then until every task that waits must have come to its end.
+CALM_S: Final = 2.0
 DRAIN_S: Final = 20.0
 _POLL_S: Final = 0.1
 # Nothing was written for so long: no request of a client that has gone is on its way any more.
@@ -165,7 +165,8 @@ async def _calm(
     enough, stop = asyncio.Event(), asyncio.Event()
     async with _running([one.run(stop) for one in workers]) as working:
         async with _running([one.run(enough) for one in planners]) as planning:
-            await asyncio.sleep(CALM_S)
+            calm_at = ledger.troubles[-1].ends_at
+            await asyncio.sleep((calm_at - datetime.now(UTC)).total_seconds() + CALM_S)
             enough.set()
             await asyncio.wait(planning)
             _finished(planning)
@@ -197,7 +198,7 @@ async def _faults(scene: Scene, options: Options, ends_at: float, stop: asyncio.
         name = waiting.pop()
         last = scene.last = time.monotonic() >= ends_at or bool(scene.world.journal.violations)
         scene.world.journal.counts[f"fault: {name}"] += 1
-        began_at, trouble_began_at = time.monotonic(), utc_now()
+        began_at, trouble_began_at = time.monotonic(), datetime.now(UTC)
         if last:
             fault = asyncio.ensure_future(faults[name](scene))
             await asyncio.wait([fault], timeout=LAST_FAULT_S)
@@ -209,7 +210,7 @@ async def _faults(scene: Scene, options: Options, ends_at: float, stop: asyncio.
             await faults[name](scene)
         mended_at = time.monotonic()
         await scene.world.recovered()
-        scene.ledger.troubles.append(Trouble(trouble_began_at, utc_now() + timedelta(seconds=TAKEOVER_S)))
+        scene.ledger.troubles.append(Trouble(trouble_began_at, datetime.now(UTC) + timedelta(seconds=TAKEOVER_S)))
         scene.note(f"{name}: it took {mended_at - began_at:.1f} s, and {time.monotonic() - mended_at:.1f} s to recover")
 
 

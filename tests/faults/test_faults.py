@@ -10,7 +10,7 @@ from tests.faults.run import Options, report, run
 from tests.faults.world import FEEDS, Feed, missing
 
 # Each run takes as long again as some seconds for its start, its recoveries and its end.
-SECONDS: Final = 35.0
+SECONDS: Final = 30.0
 PLANTED_SECONDS: Final = 5.0
 # Few, so that reports meet.
 PLANTED_TASKS: Final = 8
