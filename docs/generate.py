@@ -68,10 +68,10 @@ _INSTANT: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 # What clients call each move.
 _MUTATIONS: Final[Mapping[Move, str]] = {
-    Move.NOTE: "`addEvent` without progress",
+    Move.NOTE: "`addEvent` without progress, or a dependency is done",
     Move.PROGRESS: "`updateProgress`, `addEvent` with progress",
     Move.COMPLETE: "`complete`",
-    Move.FAIL: "`fail`, with no attempt left",
+    Move.FAIL: "`fail`, with no attempt left or wanted",
     Move.CANCEL: "`cancel`, or a dependency did not succeed",
     Move.CLAIM: "`claim`",
     Move.RELEASE: "`release`",

@@ -43,7 +43,7 @@ _LeaseSeconds = Annotated[
     int | None,
     strawberry.argument(
         description="How long the lease holds from now without a heartbeat: 1 to 86,400. Three times as long as the "
-        "worker takes between two is a good choice."
+        "worker takes between two is a good choice. A heartbeat that asks for less than is left changes nothing."
     ),
 ]
 _Queue = Annotated[str | None, strawberry.argument(description="The name of the queue, 1 to 64 characters.")]

@@ -210,7 +210,9 @@ class Lease(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat(Command):
-    """Say that a worker is alive, and keep its lease for so long from now. It leaves no event, being no history."""
+    """Say that a worker is alive, and keep its lease for so long from now at least. It leaves no event, being no
+    history.
+    """
 
     operation = "heartbeat"
 

@@ -228,11 +228,15 @@ def _heartbeat(task: Task, command: Heartbeat, now: datetime) -> Task:
     if not plan.claimed:
         # It has ended, perhaps by somebody else's word; the worker sees that by the status.
         return task
+    assert plan.lease_expires_at is not None
     expires_at = now + timedelta(seconds=command.lease_s)
+    if expires_at <= plan.lease_expires_at:
+        # What a worker was told that it has is never taken back: not because it asks for less, nor because a heartbeat
+        # that was waiting for the lock is older than the one before.
+        return task
     # The tick of the lease as it was is left where it is, to find that there is more time: so a heartbeat changes
     # nothing by which the task is found, and no index.
-    due_at = expires_at if plan.due_at is None else min(plan.due_at, expires_at)
-    return task._replace(plan=plan._replace(lease_expires_at=expires_at, due_at=due_at))
+    return task._replace(plan=plan._replace(lease_expires_at=expires_at))
 
 
 def _release(task: Task, command: Release, now: datetime) -> Task:

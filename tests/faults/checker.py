@@ -5,10 +5,11 @@ The functions are pure but for ``read``. A violation is a sentence that names th
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from storage import Event, EventType, Json, Refusal, Status, Task
+from storage import Create, Event, EventType, Json, Refusal, Status, Task
 from storage.lifecycle import decide
 from tests.faults.ledger import KEY, Entry, Ledger, Outcome, Seen, View
 from tests.postgres import session
@@ -16,10 +17,20 @@ from tests.postgres import session
 _TASKS: Final = "SELECT * FROM tasks WHERE task_id = ANY($1)"
 _EVENTS: Final = (
     "SELECT task_id, seq, event_type, message, progress, metadata::text AS metadata, timestamp, actor,"
-    " idempotency_key FROM task_events WHERE task_id = ANY($1) ORDER BY task_id, seq"
+    " idempotency_key FROM (SELECT * FROM task_events UNION ALL SELECT * FROM archived_events) AS events"
+    " WHERE task_id = ANY($1) ORDER BY task_id, seq"
 )
+# Rows that were inserted for a creation that was then refused never were tasks.
+_GONE: Final = (
+    "SELECT * FROM archived_tasks AS gone WHERE task_id = ANY($1)"
+    " AND EXISTS (SELECT FROM archived_events AS events WHERE events.task_id = gone.task_id)"
+)
+_STEPS: Final = "SELECT * FROM archived_steps WHERE task_id = ANY($1) ORDER BY number"
+_LINKS: Final = "SELECT task_id, dependent_id, outcome FROM task_dependencies WHERE dependent_id = ANY($1)"
 # What a fold of the log must give; metadata is not changed by reports.
 _FOLDED: Final = tuple(name for name in Task._fields if name not in ("metadata", "last_event", "created_by"))
+
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
 class Line(NamedTuple):
@@ -39,21 +50,46 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Log:
-    """What the tables hold."""
+    """What the tables hold, and what the archive beside them does."""
 
     tasks: Mapping[str, Task]
+    # Of tasks that are deleted, too.
     lines: Mapping[str, Sequence[Line]]
+    # Tasks that are there, and that are not, with all their columns.
+    rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    gone: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    # Of plans, in order.
+    steps: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    # The task that is waited for, the one that waits, and what it is to be told.
+    links: Sequence[tuple[str, str, str | None]] = ()
+    read_at: datetime = _NEVER
 
 
 async def read(url: str, task_ids: Sequence[str]) -> Log:
     """Read tasks with their events, past the program."""
     async with session(url) as connection, connection.transaction(isolation="repeatable_read"):
+        read_at = await connection.fetchval("SELECT clock_timestamp()")
         rows = await connection.fetch(_TASKS, task_ids)
         events = await connection.fetch(_EVENTS, task_ids)
+        gone = await connection.fetch(_GONE, task_ids)
+        stepped = await connection.fetch(_STEPS, task_ids)
+        links = await connection.fetch(_LINKS, task_ids)
     lines: dict[str, list[Line]] = defaultdict(list)
     for row in events:
         lines[row["task_id"]].append(_line(row))
-    return Log({row["task_id"]: _task(row) for row in rows}, lines)
+    steps: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in stepped:
+        steps[row["task_id"]].append(row)
+    there = {row["task_id"]: row for row in rows}
+    return Log(
+        {task_id: _task(row) for task_id, row in there.items()},
+        lines,
+        there,
+        {row["task_id"]: row for row in gone if row["task_id"] not in there},
+        steps,
+        [tuple(row) for row in links],
+        read_at,
+    )
 
 
 def check(ledger: Ledger, log: Log) -> Iterator[str]:
@@ -69,9 +105,9 @@ def check(ledger: Ledger, log: Log) -> Iterator[str]:
 
 def check_task(task_id: str, task: Task | None, lines: Sequence[Line], entries: Mapping[str, Entry]) -> Iterator[str]:
     """One task: its numbers, its reports, their order, and its state."""
-    yield from _numbers(task_id, task, lines)
-    yield from _exactly_once(task_id, lines, entries)
-    yield from _in_order(task_id, lines, entries)
+    yield from numbers(task_id, None if task is None else task.seq, lines)
+    yield from exactly_once(task_id, lines, entries)
+    yield from in_order(task_id, lines, entries)
     yield from _fold(task_id, task, lines, entries)
 
 
@@ -100,20 +136,22 @@ def check_view(view: View, events: Sequence[Event]) -> Iterator[str]:
         )
 
 
-def _numbers(task_id: str, task: Task | None, lines: Sequence[Line]) -> Iterator[str]:
+def numbers(task_id: str, seq: int | None, lines: Sequence[Line]) -> Iterator[str]:
+    """The numbers of its events are 1, 2, 3 … up to that of the task, which is None where there is no task."""
     for place, line in enumerate(lines, start=1):
         if line.event.seq != place:
             what = "is there twice" if place > 1 and line.event.seq == lines[place - 2].event.seq else "follows a gap"
             yield f"{task_id}: event {line.event.seq} {what}; expected number {place}."
             break
-    if task is None and lines:
+    if seq is None and lines:
         yield f"{task_id}: there are {len(lines)} events and no task."
-    elif task is not None and (not lines or lines[-1].event.seq != task.seq):
+    elif seq is not None and (not lines or lines[-1].event.seq != seq):
         latest = lines[-1].event.seq if lines else 0
-        yield f"{task_id}: the task says that its latest event is {task.seq}, and the log's is {latest}."
+        yield f"{task_id}: the task says that its latest event is {seq}, and the log's is {latest}."
 
 
-def _exactly_once(task_id: str, lines: Sequence[Line], entries: Mapping[str, Entry]) -> Iterator[str]:
+def exactly_once(task_id: str, lines: Sequence[Line], entries: Mapping[str, Entry]) -> Iterator[str]:
+    """What was acknowledged is there once, what was refused is not, and there is nothing else."""
     found: dict[str, list[int]] = defaultdict(list)
     for line in lines:
         name = line.report
@@ -131,11 +169,16 @@ def _exactly_once(task_id: str, lines: Sequence[Line], entries: Mapping[str, Ent
             yield f"{task_id}: {entry} was refused and is in the log as event {seqs[0]}."
         elif seqs and entry.attempts == 0:
             yield f"{task_id}: {entry} was never sent and is in the log as event {seqs[0]}."
-        elif entry.seq is not None and (entry.seq < seqs[0] or (entry.attempts == 1 and entry.seq != seqs[0])):
+        elif entry.seq is not None and (entry.seq < seqs[0] or (entry.attempts == 1 and _other(entry, seqs[0]))):
             yield f"{task_id}: {entry} was acknowledged with number {entry.seq} and is event {seqs[0]}."
 
 
-def _in_order(task_id: str, lines: Sequence[Line], entries: Mapping[str, Entry]) -> Iterator[str]:
+def _other(entry: Entry, seq: int) -> bool:
+    """Whether an answer has another number than the event. One that waits for what is over is told so at once."""
+    return entry.seq != seq and not (isinstance(entry.command, Create) and entry.command.depends_on)
+
+
+def in_order(task_id: str, lines: Sequence[Line], entries: Mapping[str, Entry]) -> Iterator[str]:
     """What was acknowledged before something else was sent comes before it in the log."""
     latest: Entry | None = None
     for line in lines:

@@ -12,11 +12,11 @@ from random import Random
 from typing import Final, TypeAlias
 
 from storage import AddEvent, EventType
+from tests.faults.caller import Caller
 from tests.faults.cluster import Mode
 from tests.faults.ledger import KEY, Ledger
 from tests.faults.processes import Process
 from tests.faults.proxy import Proxy
-from tests.faults.reporters import Caller
 from tests.faults.world import Node, World, start
 
 HOLD_S: Final = (0.3, 3.0)

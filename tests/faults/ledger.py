@@ -1,11 +1,13 @@
-"""What clients did and saw: each report with what its reporter was told, and each view of a task."""
+"""What clients did and saw: each report with what its reporter was told, each claim, and each view of a task."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from storage import Command, Create, Report
+from storage import Command, Create, Delete, Report
 
 KEY: Final = "report"
 """Under this, the metadata of a report says which one it is."""
@@ -36,15 +38,27 @@ class Entry:
     attempts: int = 0
     first_sent_at: float = 0.0
     settled_at: float = 0.0
-    # What was answered last, in words.
+    # What was answered last, in words, and the code of a refusal.
     said: str = ""
+    code: str | None = None
 
     @property
     def keyed(self) -> bool:
-        """Whether it may be sent again without harm."""
-        return isinstance(self.command, Create) or (
-            isinstance(self.command, Report) and self.command.idempotency_key is not None
+        """Whether it may be sent again without harm.
+
+        The creation of a task that may be deleted is not sent again: one that comes late could make it a second time.
+        """
+        command = self.command
+        return (
+            isinstance(command, Delete)
+            or (isinstance(command, Create) and command.options is None)
+            or (isinstance(command, Report) and command.idempotency_key is not None)
         )
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more will be asked."""
+        return self.outcome is not Outcome.OPEN
 
     def sent(self) -> None:
         """One more attempt begins."""
@@ -58,6 +72,33 @@ class Entry:
     def __str__(self) -> str:
         told = f", {self.said}" if self.said else ""
         return f"{self.command.operation} {self.name} ({self.outcome} after {self.attempts} attempts{told})"
+
+
+class Beat(NamedTuple):
+    """What the answer to a claim, or to a heartbeat, said of the lease."""
+
+    seq: int
+    expires_at: datetime
+
+
+@dataclass(slots=True)
+class Hold:
+    """A task as the worker has it whose claim was acknowledged."""
+
+    # Each claim is made under a name that no other has, so that the log tells whose it was.
+    worker: str
+    task_id: str
+    token: str
+    attempt: int
+    # The claim, then the heartbeats that were acknowledged.
+    beats: list[Beat]
+    # What is known of its being given back; None: nobody asked for that.
+    released: Outcome | None = None
+    # Whether something was refused because the lease is another's.
+    lost: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.worker} on {self.task_id}"
 
 
 class Seen(NamedTuple):
@@ -93,6 +134,13 @@ class View:
         return f"{self.subscriber} on {self.task_id} at {self.connected_to or 'no server'}"
 
 
+class Trouble(NamedTuple):
+    """A time in which something was broken, or had not recovered from that."""
+
+    begins_at: datetime
+    ends_at: datetime
+
+
 @dataclass
 class Ledger:
     """All of one round."""
@@ -101,15 +149,29 @@ class Ledger:
     views: list[View] = field(default_factory=list)
     # Tasks that exist and for all we know have not ended, to report on and to watch.
     open_tasks: list[str] = field(default_factory=list)
-    # Every task that was ever asked for.
+    # Every task without options that was ever asked for.
     task_ids: list[str] = field(default_factory=list)
+    # Every task with options that was ever asked for, and what was asked for first.
+    plans: dict[str, Create] = field(default_factory=dict)
+    # Those that exist, to depend on and to report on; and those among them that nobody will delete, to watch.
+    planned: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    # Creations that were asked for together.
+    batches: list[Sequence[Entry]] = field(default_factory=list)
+    # The names under which something was claimed, and what came of it as far as it is known.
+    claims: set[str] = field(default_factory=set)
+    holds: list[Hold] = field(default_factory=list)
+    troubles: list[Trouble] = field(default_factory=list)
 
     def enter(self, name: str, command: Command) -> Entry:
         """Write down what will be asked, before it is."""
         assert name not in self.entries, name
         entry = self.entries[name] = Entry(name, command)
         if isinstance(command, Create):
-            self.task_ids.append(command.task_id)
+            if command.options is not None:
+                self.plans.setdefault(command.task_id, command)
+            else:
+                self.task_ids.append(command.task_id)
         return entry
 
     def ended(self, task_id: str) -> bool:

@@ -1,4 +1,4 @@
-"""Servers with a bug planted, to show that the checker finds it: ``python -m tests.faults.planted NAME serve``.
+"""Servers with bugs planted, to show that the checker finds them: ``python -m tests.faults.planted NAME,… serve``.
 
 A bug is planted by changing the program in its process; nothing of it is in the program.
 """
@@ -7,19 +7,38 @@ import asyncio
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from unittest.mock import patch
+from zlib import crc32
 
 from graphql_api.cli import main
-from storage import Task, UpdateProgress, committer, group
+from storage import (
+    Command,
+    CreateMany,
+    Report,
+    Task,
+    UpdateProgress,
+    claimer,
+    committer,
+    group,
+    lifecycle,
+    plan,
+    timers,
+)
+from storage.commands import Settle, Tick
 from storage.committer import Committer, Entry
 from storage.errors import OutcomeUnknown
 from storage.follower import Follower
 from storage.link import Link
+from storage.messenger import Messenger
+from storage.pool import Connection
+from storage.timers import Timers
 
-# How long what was published too early stays so.
+# How long what was published too early stays so, and what is not locked may change.
 WINDOW_S: Final = 0.1
+# By how much what is due is done too early.
+TOO_EARLY: Final = timedelta(seconds=0.8)
 
 
 def publish_before_commit() -> None:
@@ -82,9 +101,7 @@ def number_outside_the_lock_unguarded() -> None:
     """The same, and whoever wrote it has found a way around the error that the table gave."""
     number_outside_the_lock()
     for name in ("_REPORT", "_REPORT_ONE", "_INSERT_EVENTS"):
-        statement = getattr(group, name)
-        plain, counted = (f"{words} ON CONFLICT DO NOTHING" for words in (statement.plain, statement.counted))
-        _replace(group, name, replace(statement, plain=plain, counted=counted))
+        _go_around_conflicts(name)
 
 
 def no_idempotency_keys() -> None:
@@ -107,6 +124,121 @@ def no_idempotency_keys() -> None:
     _replace(group, "_fold", forgetful_fold)
 
 
+def claims_without_locks() -> None:
+    """Two servers give the same task to two workers, and the table's refusal is gone around."""
+    assert " FOR UPDATE SKIP LOCKED" in claimer.NEXT
+    _replace(claimer, "NEXT", claimer.NEXT.replace(" FOR UPDATE SKIP LOCKED", ""))
+    _go_around_conflicts("_REPORT_WITH_PLANS")
+    write_claims = group.write_claims
+
+    async def write_late(*arguments: Any) -> Any:
+        await asyncio.sleep(WINDOW_S)
+        return await write_claims(*arguments)
+
+    _replace(claimer, "write_claims", write_late)
+
+
+def stale_tokens() -> None:
+    """A report is taken whatever token it shows."""
+
+    def changed(task: Task | None, command: Command, now: datetime) -> tuple[Command, datetime]:
+        return (replace(command, token=None) if isinstance(command, Report) else command), now
+
+    _decide_otherwise(changed)
+
+
+def fast_clock() -> None:
+    """Whatever time does, it does too early."""
+
+    def changed(task: Task | None, command: Command, now: datetime) -> tuple[Command, datetime]:
+        return command, now + TOO_EARLY if isinstance(command, Tick) else now
+
+    _decide_otherwise(changed)
+    _replace(Timers, "look", lambda self: _look(self, lambda rows: rows, TOO_EARLY))
+
+
+def failures_do_not_count() -> None:
+    """A task that fails is tried again as often as it likes."""
+    begun = plan.begun
+    _replace(lifecycle, "begun", lambda before: begun(before._replace(attempt=0)))
+
+
+def create_many_by_parts() -> None:
+    """What comes before the item that is to blame is created."""
+
+    def create_many(rows: Any, links: Any, command: CreateMany, now: datetime) -> tuple[Task, ...]:
+        return tuple(group._fold(rows[one.task_id], one, now, links, rows) for one in command.tasks)  # type: ignore[misc]
+
+    _replace(group, "_create_many", create_many)
+
+
+def messages_are_lost() -> None:
+    """Half of those who wait for others are not told of their end, and nobody looks for them."""
+    bring = Messenger.bring
+
+    def lossy_bring(self: Messenger, messages: Sequence[Settle]) -> None:
+        bring(self, [message for message in messages if crc32(message.task_id.encode()) % 2])
+
+    async def sweep(_: Timers) -> None:
+        return
+
+    _replace(Messenger, "bring", lossy_bring)
+    _replace(Timers, "sweep", sweep)
+
+
+def links_without_locks() -> None:
+    """A task that others are about to depend on may end meanwhile, and nobody notices."""
+    waited_for: dict[int, list[str]] = {}
+    parts, lock_old = group._parts, group._lock_old
+    look = group._LOCK.replace(" FOR UPDATE", "")
+
+    async def own_parts(connection: Connection, commands: Sequence[Any]) -> Any:
+        own = {task_id for command in commands for task_id in command.task_ids}
+        all_parts = await parts(connection, commands)
+        waited_for[id(connection)] = [name for part in all_parts for name in part if name not in own]
+        return [[name for name in part if name in own] for part in all_parts]
+
+    async def lock_own(connection: Connection, parts: Any, rows: dict[str, Any]) -> None:
+        await lock_old(connection, parts, rows)
+        if names := waited_for.pop(id(connection), None):
+            rows.update((name, group._Row(None, None)) for name in names)
+            rows.update((row[0], group._row_of(row)) for row in await connection.run(look, names))
+            await asyncio.sleep(WINDOW_S)
+
+    _replace(group, "_parts", own_parts)
+    _replace(group, "_lock_old", lock_own)
+
+
+def timers_forget() -> None:
+    """Of some tasks nothing is ever due."""
+
+    def some(rows: Sequence[Any]) -> Sequence[Any]:
+        return [row for row in rows if crc32(row[0].encode()) % 3]
+
+    _replace(Timers, "look", lambda self: _look(self, some, timedelta()))
+
+
+def slow_timers() -> None:
+    """What is due is looked for too rarely."""
+    _replace(timers, "LOOK_S", 4 * timers.HOLD_S)
+
+
+async def _look(self: Timers, chosen: Callable[[Sequence[Any]], Sequence[Any]], early: timedelta) -> int:
+    rows = await self._pool.read(timers._DUE, self._clock() + early, timers.DUE_TASKS_MAX)
+    return await self._submit(self._ticks(chosen(rows)))
+
+
+def _decide_otherwise(changed: Callable[[Task | None, Command, datetime], tuple[Command, datetime]]) -> None:
+    # Perhaps another bug's.
+    decide = vars(group)["decide"]
+
+    def decide_otherwise(task: Task | None, command: Command, now: datetime, *others: Any) -> Task | None:
+        decided: Task | None = decide(task, *changed(task, command, now), *others)
+        return decided
+
+    _replace(group, "decide", decide_otherwise)
+
+
 def _never_compare() -> None:
     async def compare_all(_: Follower) -> None:
         return
@@ -117,6 +249,13 @@ def _never_compare() -> None:
 def _go_the_long_way() -> None:
     """Have every change made in a transaction, under the lock of its task's row."""
     _replace(committer, "decide_from_memory", lambda *_: group.Decided({}, {}, {}))
+
+
+def _go_around_conflicts(name: str) -> None:
+    """What the table would refuse is left out in silence."""
+    statement = getattr(group, name)
+    plain, counted = (f"{words} ON CONFLICT DO NOTHING" for words in (statement.plain, statement.counted))
+    _replace(group, name, replace(statement, plain=plain, counted=counted))
 
 
 def _replace(where: object, name: str, what: object) -> None:
@@ -132,9 +271,19 @@ BUGS: Final[Mapping[str, Callable[[], None]]] = {
         number_outside_the_lock,
         number_outside_the_lock_unguarded,
         no_idempotency_keys,
+        claims_without_locks,
+        stale_tokens,
+        fast_clock,
+        failures_do_not_count,
+        create_many_by_parts,
+        messages_are_lost,
+        links_without_locks,
+        timers_forget,
+        slow_timers,
     )
 }
 
 if __name__ == "__main__":
-    BUGS[sys.argv.pop(1)]()
+    for chosen in sys.argv.pop(1).split(","):
+        BUGS[chosen]()
     main()

@@ -2,7 +2,8 @@
 
 It goes by rounds. A round has tasks of its own, so that what was checked can be forgotten, and ends like this: the last
 fault begins, reporters stop while it lasts, it ends, nothing is broken any more; then subscribers must come to see all
-that there is without being given a hand, and when they have gone nothing may be left of them.
+that there is without being given a hand. Then planners and workers go on for a while with nothing broken, in which
+timers must be on time, until every task has come to its end. When all have gone nothing may be left of them.
 """
 
 import asyncio
@@ -10,15 +11,20 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, Final
 
+from tests.faults.caller import Caller
 from tests.faults.checker import Log, check, read
 from tests.faults.faults import Scene, faults_of
 from tests.faults.journal import VIOLATIONS_SHOWN_MAX, Journal
-from tests.faults.ledger import Ledger, View
-from tests.faults.reporters import Caller, Reporter
+from tests.faults.ledger import Ledger, Trouble, View
+from tests.faults.planners import Planner
+from tests.faults.plans import TAKEOVER_S, check_plans, check_quiet
+from tests.faults.reporters import Reporter
 from tests.faults.subscribers import Subscriber
+from tests.faults.workers import Worker
 from tests.faults.world import SETTINGS, Feed, World, running_world
 from tests.postgres import session
 
@@ -33,10 +39,15 @@ LEAK_TIMEOUT_S: Final = 15.0
 # Sockets that a server may have more than at its start, beside its pool and its feed: what its loop and its health
 # check may have opened, and an idle connection of the broker's client.
 SOCKETS_SLACK: Final = 4
+# How long planners and workers go on when nothing is broken, and whoever looks for what is due had time to be replaced:
+# what is due then must be done in time. And from then until every task that waits must have come to its end.
+CALM_S: Final = 2.0
+DRAIN_S: Final = 20.0
 _POLL_S: Final = 0.1
 # Nothing was written for so long: no request of a client that has gone is on its way any more.
 _QUIET_S: Final = 1.0
 _QUIET_TIMEOUT_S: Final = 30.0
+_WAITING: Final = "SELECT count(*) FROM tasks WHERE task_id = ANY($1) AND status IN ('PENDING', 'IN_PROGRESS')"
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,10 @@ class Options:
     tasks: int = 40
     reporters: int = 12
     subscribers: int = 20
+    planners: int = 3
+    workers: int = 8
     tail_s: float = TAIL_S
+    drain_s: float = DRAIN_S
     echo: bool = False
 
 
@@ -90,13 +104,22 @@ async def _round(world: World, options: Options, number: int, ends_at: float) ->
     journal.counts["rounds"] += 1
     ledger = Ledger()
     ports = [node.port for node in world.nodes]
-    caller = Caller(ports, world.admin_key, journal)
+    caller = Caller(ports, world.admin_key, journal, ledger)
     random = Random(f"{options.seed}/{number}")
     scene = Scene(world, random, ledger, caller, over=asyncio.Event())
     stop = asyncio.Event()
     reporters = [
-        Reporter(f"r{number}-{one}", caller, ledger, len(ports), Random(f"{options.seed}/{number}/r{one}"), journal)
+        Reporter(f"r{number}-{one}", caller, ledger, Random(f"{options.seed}/{number}/r{one}"))
         for one in range(options.reporters)
+    ]
+    queue = f"queue {number}"
+    planners = [
+        Planner(f"p{number}-{one}", queue, caller, ledger, Random(f"{options.seed}/{number}/p{one}"))
+        for one in range(options.planners)
+    ]
+    workers = [
+        Worker(f"w{number}-{one}", queue, caller, ledger, Random(f"{options.seed}/{number}/w{one}"), journal)
+        for one in range(options.workers)
     ]
     subscribers = [
         Subscriber(f"s{number}-{one}", ports, ledger, Random(f"{options.seed}/{number}/s{one}"), journal)
@@ -106,13 +129,16 @@ async def _round(world: World, options: Options, number: int, ends_at: float) ->
         for one in range(options.tasks):
             await reporters[0].create(f"t{number}-{one}", stop)
         async with _running([one.run(stop) for one in subscribers]) as watching:
-            async with _running([one.run(stop) for one in reporters]) as reporting:
+            clients: Sequence[Reporter | Planner | Worker] = [*reporters, *planners, *workers]
+            async with _running([one.run(stop) for one in clients]) as reporting:
                 await _faults(scene, options, ends_at, stop)
                 await asyncio.wait(reporting)
                 _finished(reporting)
             await world.recovered()
             await _quiet(world)
             await _all_seen(world, ledger, options.tail_s, "when the last fault was over")
+            if planners:
+                await _calm(world, ledger, planners, workers, options.drain_s)
             if not journal.violations:
                 # And once more with nothing broken, so that every way from a server to a subscriber is tried.
                 await asyncio.gather(*(reporters[0].call(task_id, stop) for task_id in ledger.open_tasks))
@@ -120,14 +146,42 @@ async def _round(world: World, options: Options, number: int, ends_at: float) ->
             _finished([task for task in watching if task.done()])
     finally:
         await caller.close()
-    log = await read(world.cluster.url(), ledger.task_ids)
-    for violation in check(ledger, log):
+    log = await read(world.cluster.url(), [*ledger.task_ids, *ledger.plans])
+    for violation in (*check(ledger, log), *check_plans(ledger, log), *check_quiet(ledger, log)):
         journal.violation(violation)
     await _leaks(world)
     journal.counts["events"] += sum(map(len, log.lines.values()))
     journal.counts["views of tasks"] += len(ledger.views)
     journal.counts["events seen"] += sum(len(view.events) for view in ledger.views)
     journal.counts["tasks"] += len(log.tasks)
+    journal.counts["tasks that were deleted"] += len(log.gone)
+
+
+async def _calm(
+    world: World, ledger: Ledger, planners: Sequence[Planner], workers: Sequence[Worker], drain_s: float
+) -> None:
+    """Plan and work while nothing is broken, then only work, until every task that waits has come to its end."""
+    world.journal.note("planning and working with nothing broken")
+    enough, stop = asyncio.Event(), asyncio.Event()
+    async with _running([one.run(stop) for one in workers]) as working:
+        async with _running([one.run(enough) for one in planners]) as planning:
+            calm_at = ledger.troubles[-1].ends_at
+            await asyncio.sleep((calm_at - datetime.now(UTC)).total_seconds() + CALM_S)
+            enough.set()
+            await asyncio.wait(planning)
+            _finished(planning)
+        for worker in workers:
+            worker.hurry.set()
+        deadline = time.monotonic() + drain_s
+        async with session(world.cluster.url()) as connection:
+            # What has not come to its end then is for the checker to name.
+            waiting = True
+            while waiting and time.monotonic() < deadline:
+                await asyncio.sleep(_POLL_S)
+                waiting = await connection.fetchval(_WAITING, list(ledger.plans))
+        stop.set()
+        await asyncio.wait(working)
+        _finished(working)
 
 
 async def _faults(scene: Scene, options: Options, ends_at: float, stop: asyncio.Event) -> None:
@@ -144,7 +198,7 @@ async def _faults(scene: Scene, options: Options, ends_at: float, stop: asyncio.
         name = waiting.pop()
         last = scene.last = time.monotonic() >= ends_at or bool(scene.world.journal.violations)
         scene.world.journal.counts[f"fault: {name}"] += 1
-        began_at = time.monotonic()
+        began_at, trouble_began_at = time.monotonic(), datetime.now(UTC)
         if last:
             fault = asyncio.ensure_future(faults[name](scene))
             await asyncio.wait([fault], timeout=LAST_FAULT_S)
@@ -156,6 +210,7 @@ async def _faults(scene: Scene, options: Options, ends_at: float, stop: asyncio.
             await faults[name](scene)
         mended_at = time.monotonic()
         await scene.world.recovered()
+        scene.ledger.troubles.append(Trouble(trouble_began_at, datetime.now(UTC) + timedelta(seconds=TAKEOVER_S)))
         scene.note(f"{name}: it took {mended_at - began_at:.1f} s, and {time.monotonic() - mended_at:.1f} s to recover")
 
 
@@ -177,7 +232,7 @@ async def _quiet(world: World) -> None:
 async def _all_seen(world: World, ledger: Ledger, tail_s: float, when: str) -> None:
     """Wait, within bounds, until every subscriber has seen the end of its task's log."""
     world.journal.note(f"waiting for subscribers to see all that was reported, {when}")
-    log = await read(world.cluster.url(), ledger.task_ids)
+    log = await read(world.cluster.url(), [*ledger.task_ids, *ledger.plans])
     deadline = time.monotonic() + tail_s
     while behind := [view for view in ledger.views if not view.ended and view.last < _end(log, view)]:
         if time.monotonic() > deadline:

@@ -28,6 +28,8 @@ CONNECT_TIMEOUT_S: Final = 3.0
 PING_AFTER_S: Final = 1.0
 SILENT_S: Final = 4.0
 RECONNECT_WAITS_S: Final = (0.02, 0.3)
+# So many of the newest tasks that others plan are watched.
+RECENT: Final = 20
 _FINAL: Final = {"SUCCESS": "COMPLETE", "FAILED": "FAIL", "CANCELED": "CANCEL"}
 _OPERATION_ID: Final = "1"
 _WATCH: Final = """
@@ -56,7 +58,9 @@ class Subscriber:
     async def run(self, stop: asyncio.Event) -> None:
         """Watch until cancelled; when told to stop, begin nothing new."""
         while not stop.is_set():
-            task_id = self.random.choice(self.ledger.open_tasks)
+            # Tasks that workers have, too, except those that will be deleted.
+            planned = self.ledger.kept if self.random.random() < 0.25 else []
+            task_id = self.random.choice(planned[-RECENT:] or self.ledger.open_tasks)
             view = View(self.name, task_id, after=0 if self.random.random() < 0.5 else None)
             self.ledger.views.append(view)
             while not view.ended:

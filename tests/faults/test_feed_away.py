@@ -11,9 +11,10 @@ from typing import Final
 import pytest
 
 from storage import AddEvent, EventType
+from tests.faults.caller import Caller
 from tests.faults.journal import Journal
 from tests.faults.ledger import KEY, Ledger
-from tests.faults.reporters import Caller, Reporter
+from tests.faults.reporters import Reporter
 from tests.faults.subscribers import Subscriber
 from tests.faults.world import FEEDS, Feed, Node, World, missing, running_world
 
@@ -40,7 +41,7 @@ class Pair:
             task_id=self.task_id, event_type=EventType.LOG, message=name, metadata={KEY: name}, idempotency_key=name
         )
         entry = self.ledger.enter(name, event)
-        await self.reporter.settle(entry, asyncio.Event())
+        await self.reporter.caller.settle(entry, self.reporter.random, asyncio.Event())
         assert entry.seq is not None
         began_at = time.monotonic()
         while self.ledger.views[0].last < entry.seq and time.monotonic() - began_at < LATE_S:  # noqa: ASYNC110
@@ -51,8 +52,8 @@ class Pair:
 @asynccontextmanager
 async def pair(world: World, reported_to: Node, watched_at: Node) -> AsyncIterator[Pair]:
     ledger, stop, task_id = Ledger(), asyncio.Event(), f"from {reported_to.name}"
-    caller = Caller([reported_to.port], world.admin_key, world.journal)
-    reporter = Reporter("reporter", caller, ledger, 1, Random(1), world.journal)
+    caller = Caller([reported_to.port], world.admin_key, world.journal, ledger)
+    reporter = Reporter("reporter", caller, ledger, Random(1))
     await reporter.create(task_id, stop)
     subscriber = Subscriber("subscriber", [watched_at.port], ledger, Random(1), world.journal)
     watching = asyncio.create_task(subscriber.run(stop))

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from graphql_api.settings import PREFIX
 from storage import Permission, open_storage, upgrade_database
+from tests.faults.archive import keep_archive
 from tests.faults.cluster import Cluster, running_cluster
 from tests.faults.journal import Journal
 from tests.faults.ports import HOST, free_port
@@ -118,6 +119,7 @@ async def running_world(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spectral-faults-", dir="/tmp")))
         cluster = await stack.enter_async_context(running_cluster(folder))
         await upgrade_database(cluster.url())
+        await keep_archive(cluster.url())
         async with open_storage(cluster.url(), upgrade=False) as storage:
             admin_key = await storage.keys.create("admin", [Permission.ADMIN])
         nats = None

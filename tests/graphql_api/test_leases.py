@@ -14,6 +14,7 @@ from storage import Create, CreateMany, Options, Permission, Retry, open_storage
 from storage.commands import Tick
 from tests.graphql_api.clients import TRANSPORTS, WAIT_S, Answer, Api, Socket, Transport, code, data, error
 from tests.graphql_api.conftest import Serving
+from tests.graphql_api.test_options import instant
 from tests.graphql_api.test_server import program
 from tests.graphql_api.test_task_tokens import CREATE_TOKEN
 from tests.postgres import execute
@@ -111,6 +112,53 @@ async def test_a_cancel_reaches_the_worker(serving: Serving) -> None:
         answer = await api.ask(report("complete"), variables)
         assert code(answer) == "TASK_FINISHED"
         assert error(answer)["extensions"]["status"] == "CANCELED"
+
+
+@pytest.mark.parametrize(
+    ("end", "status"), [("complete", "SUCCESS"), ("fail", "FAILED"), ("cancel", "CANCELED"), ("expire", "FAILED")]
+)
+@pytest.mark.parametrize("mine", [True, False])
+async def test_after_the_end_a_heartbeat_shows_it_and_brings_nothing_back(
+    serving: Serving, database: str, end: str, status: str, mine: bool
+) -> None:
+    async with serving() as api:
+        await queued(api, "T")
+        (claim,) = await claimed(api)
+        variables = {"id": "T", "token": claim["token"]}
+        if end == "expire":
+            await execute(database, "UPDATE tasks SET expires_at = now()")
+            await api.storage.writer.submit(Tick(task_id="T"))
+        else:
+            data(await api.ask(report(end), variables if mine else {"id": "T"}))
+        ended = await api.seen("T")
+        beat = data(await api.ask(HEARTBEAT, {**variables, "lease": 86_400}))["heartbeat"]
+        assert beat["task"]["status"] == status
+        assert instant(beat["expiresAt"]) <= datetime.now(UTC)
+        assert await api.seen("T") == ended
+        refused = await api.ask(RELEASE, variables)
+        assert code(refused) == "TASK_FINISHED"
+        assert error(refused)["extensions"]["status"] == status
+        assert await claimed(api) == []
+
+
+async def test_a_heartbeat_that_asks_for_less_than_is_left_changes_nothing(serving: Serving) -> None:
+    async with serving() as api:
+        await queued(api, "T")
+        (claim,) = await claimed(api, lease=100)
+        variables = {"id": "T", "token": claim["token"]}
+        less = data(await api.ask(HEARTBEAT, {**variables, "lease": 1}))["heartbeat"]
+        assert less["expiresAt"] == claim["expiresAt"]
+        more = data(await api.ask(HEARTBEAT, {**variables, "lease": 200}))["heartbeat"]
+        assert instant(more["expiresAt"]) > instant(claim["expiresAt"])
+
+
+@pytest.mark.parametrize("options", [None, Options(), Options(queue="q")])
+async def test_nobody_holds_what_nobody_has_claimed(serving: Serving, options: Options | None) -> None:
+    async with serving() as api:
+        await api.storage.writer.submit(Create(task_id="T", options=options))
+        for document in (HEARTBEAT, RELEASE, *map(report, REPORTS)):
+            assert code(await api.ask(document, {"id": "T", "token": "t"})) == "LEASE_LOST", document
+        assert data(await api.ask('{ task(taskId: "T") { seq status } }')) == {"task": {"seq": 1, "status": "PENDING"}}
 
 
 async def test_what_is_given_back_did_not_count(serving: Serving) -> None:

@@ -24,7 +24,7 @@ from graphql_api.execution.deadlines import IN_A_ROW, Deadlines
 from graphql_api.execution.operations import read_operations
 from graphql_api.settings import Settings
 from graphql_api.wire.websocket import WebSocket
-from storage import Create, Permission, StartupError, Storage, Unavailable
+from storage import Create, Filter, Permission, StartupError, Storage, Unavailable
 from tests.graphql_api.clients import TRANSPORTS, WAIT_S, Answer, Api, Transport, code, data, error
 from tests.graphql_api.conftest import Serving
 from tests.graphql_api.test_access import SECRET
@@ -258,7 +258,7 @@ async def test_a_batch_that_is_too_much_is_refused_before_anything_is_done(
             assert code(answer) == "RATE_LIMITED"
             assert 0 < error(answer)["extensions"]["retryAfterMs"] <= 5_000
             assert "Each item of a batch is one." in error(answer)["message"]
-        page = await api.storage.reader.page(1_000, None, None)
+        page = await api.storage.reader.page(1_000, None, Filter())
         assert sorted(task.seq for task in page.tasks) == [1] * 25 + [2] * 95
         # What is left is for who asks for less.
         assert len(data(await ask(REPORTS, {"reports": reports[:2]}))["report"]) == 2
@@ -271,7 +271,7 @@ async def test_a_large_deletion_ends_where_the_rate_does(serving: Serving, monke
             await api.storage.writer.submit(Create(task_id=f"{number}"))
         # Fifteen at once: there was room for the first page.
         assert data(await api.ask(DELETE_MANY))["deleteMany"] == 10
-        assert len((await api.storage.reader.page(1_000, None, None)).tasks) == 90
+        assert len((await api.storage.reader.page(1_000, None, Filter())).tasks) == 90
 
 
 def test_several_batches_in_one_operation_cost_as_much_as_each_in_its_own() -> None:

@@ -266,6 +266,7 @@ def test_the_bounds_of_a_filter() -> None:
     with pytest.raises(BadInput) as refused:
         Filter(metadata=metadata_json({str(number): number for number in range(METADATA_VALUES_MAX)}))
     assert str(refused.value) == "metadata must hold at most 64 values, got 65."
+    wrong: Any
     for wrong in (1, [], "a", True):
         with pytest.raises(BadInput, match="metadata must be an object"):
             Filter(metadata=metadata_json(wrong))
