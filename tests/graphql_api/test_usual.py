@@ -16,7 +16,7 @@ from graphql import (
     is_non_null_type,
 )
 from graphql.utilities import coerce_input_value
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graphql_api.execution.usual import usual
@@ -76,6 +76,8 @@ def shown(value: Any) -> str:
     return repr(value)
 
 
+# Input objects in input objects take their time to be made up.
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.data())
 def test_what_is_usual_becomes_what_graphql_core_makes_of_it(data: st.DataObject) -> None:
     type_ = data.draw(st.sampled_from(TYPES))
