@@ -195,7 +195,7 @@ def metrics() -> Iterator[str]:
     )
     feed, queues, reader = Feed(), Queues(), Reader(pool)
     lists = Lists(feed)
-    list_follower = ListFollower(lists, reader, lambda: False)
+    list_follower = ListFollower(lists, reader)
     follower = Follower(feed, reader, queues, list_follower)
     writer = Writer(pool, feed, queues, groups_max=1, group_commands_max=1, waiting_commands_max=1, wait_s=1)
     claimer = Claimer(pool, writer.aftermath)

@@ -268,10 +268,11 @@ async def open_storage(
             wait_s=pool_wait_s,
         )
         reader = Reader(pool)
-        link: Link | None = None
-        list_follower = ListFollower(lists, reader, lambda: link is not None and link.health is Health.DEGRADED)
+        list_follower = ListFollower(lists, reader)
         follower = Follower(feed, reader, queues, list_follower)
         link = _link(feed_url, follower)
+        if link is not None:
+            list_follower.degraded = lambda: link.health is Health.DEGRADED
         keys = Keys(pool)
         signing_keys = SigningKeys(pool, task_token_secrets)
         task_tokens = TaskTokens(signing_keys, keys)

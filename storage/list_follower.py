@@ -60,11 +60,11 @@ OUTDATED_S: Final = 60.0
 class ListFollower:
     """Reads what changed elsewhere, while anybody watches a list here."""
 
-    def __init__(self, lists: Lists, reader: Reader, degraded: Callable[[], bool]) -> None:
+    def __init__(self, lists: Lists, reader: Reader) -> None:
         self._lists = lists
         self._reader = reader
-        # Whether announcements are being lost.
-        self._degraded = degraded
+        # Whether announcements are being lost; None where there are no other processes.
+        self.degraded: Callable[[], bool] | None = None
         # By task: the number that it is said to have reached.
         self._wanted: dict[str, int] = {}
         # As others have described those that they have deleted.
@@ -74,6 +74,8 @@ class ListFollower:
         self._due = asyncio.Event()
         # From when on the log is to be looked at.
         self._since = datetime.now(UTC)
+        # When it was forgotten last what was heard before.
+        self._forgot = self._since
         # Tasks that the table has not been asked about in this round; None: all that are known, at once.
         self._to_compare: list[str] | None = []
         self.repairs = 0
@@ -101,9 +103,8 @@ class ListFollower:
                 self._ended[task.task_id] = task
                 self.read([task.task_id])
             return True
-        if self._listening:
-            if seq == 0 or seq > self._lists.heard(announced):
-                self.read([announced], seq)
+        if self._listening and (seq == 0 or seq > self._lists.heard(announced)):
+            self.read([announced], seq)
         return False
 
     def read(self, task_ids: Iterable[str], seq: int = 0) -> None:
@@ -132,8 +133,10 @@ class ListFollower:
         return self._looking is not None
 
     def _begin(self) -> None:
-        self._since = datetime.now(UTC)
-        self._looking = asyncio.create_task(self._look_often(), name="list look", context=Context())
+        self._since = self._forgot = datetime.now(UTC)
+        if self.degraded is not None:
+            look = self._look_often(self.degraded)
+            self._looking = asyncio.create_task(look, name="list look", context=Context())
 
     def _end(self) -> None:
         if self._looking is not None:
@@ -185,7 +188,10 @@ class ListFollower:
             for task_id, seq in unheard.items():
                 self.read([task_id], seq)
         self._since = now
-        self._lists.forget_heard()
+        if now - self._forgot > timedelta(seconds=LOOK_S) + OVERLAP:
+            # By now each look begins after it.
+            self._forgot = now
+            self._lists.forget_heard()
         task_ids = self._next_to_compare()
         for start in range(0, len(task_ids), RESYNC_TASKS_MAX):
             some = task_ids[start : start + RESYNC_TASKS_MAX]
@@ -212,10 +218,10 @@ class ListFollower:
         some, self._to_compare = self._to_compare[:COMPARED_TASKS_MAX], self._to_compare[COMPARED_TASKS_MAX:]
         return some
 
-    async def _look_often(self) -> None:
+    async def _look_often(self, degraded: Callable[[], bool]) -> None:
         outdated_at = time.monotonic() + OUTDATED_S
         while True:
-            wait_s = LOOK_DEGRADED_S if self._degraded() else LOOK_S
+            wait_s = LOOK_DEGRADED_S if degraded() else LOOK_S
             # Not all processes at the same moments.
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s * random.uniform(0.6, 0.9)):  # noqa: S311 - no secret
@@ -227,7 +233,7 @@ class ListFollower:
                 log.warning("The log could not be looked at for lists.")
             except Exception:
                 log.exception("Looking at the log for lists failed.")
-            if not self._degraded():
+            if not degraded():
                 outdated_at = time.monotonic() + OUTDATED_S
             elif time.monotonic() > outdated_at:
                 outdated_at = time.monotonic() + OUTDATED_S

@@ -37,6 +37,8 @@ TURN_UPDATES: Final = 64
 # Answers that do not change, kept for each filter; and tasks of which it is known that they were deleted.
 ANSWERS_MAX: Final = 20_000
 GONE_MAX: Final = 20_000
+# Tasks of which it is known how far they were heard of lately.
+HEARD_MAX: Final = 200_000
 
 
 class Audience:
@@ -178,12 +180,12 @@ class Lists:
         return self._known.get(task_id)
 
     def heard(self, task_id: str) -> int:
-        """The number that a task was heard to have reached since the last look but one; 0 for none."""
+        """The number that a task was heard to have reached lately; 0 for none."""
         lately, before = self._heard
         return lately.get(task_id) or before.get(task_id, 0)
 
     def forget_heard(self) -> None:
-        """A look was made: what was heard before the last one is of no more use."""
+        """Keep what was heard lately, and no longer what was heard before."""
         self._heard = ({}, self._heard[0])
 
     @property
@@ -207,7 +209,10 @@ class Lists:
                     _put(audience, update)
             return
         self._known.keep(task)
-        self._heard[0][task.task_id] = task.seq
+        if self._feed.announcer is not None:
+            self._heard[0][task.task_id] = task.seq
+            if len(self._heard[0]) > HEARD_MAX:
+                self.forget_heard()
         if before is not None and before.created_at != task.created_at:
             # Nobody has told of its end.
             before = None
