@@ -32,7 +32,7 @@ def _task_updates(
     return info.context.storage.watch(task_id, given(after_seq))
 
 
-def _tasks_updated(
+async def _tasks_updated(
     info: Info,
     filter: Annotated[  # noqa: A002 - the contract's word
         TaskFilter | None, strawberry.argument(description="Which tasks; all, without it.")
@@ -40,7 +40,7 @@ def _tasks_updated(
 ) -> storage.ListWatch:
     """Watch a list."""
     info.context.viewer.require(Permission.LIST)
-    return info.context.storage.lists.watch(filter_of(given(filter)))
+    return await info.context.storage.lists.watch(filter_of(given(filter)))
 
 
 @strawberry.type(description="What can be watched.")

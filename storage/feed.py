@@ -192,6 +192,9 @@ class Announcer(Protocol):
     def watch_all(self) -> None:
         """Hear of every task from now on."""
 
+    async def hears_all(self) -> None:
+        """Wait until it is so, unless it cannot be."""
+
     def forget_all(self) -> None:
         """Hear only of those that are watched."""
 

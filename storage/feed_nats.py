@@ -62,8 +62,10 @@ class NatsLink(Link):
         self._prefix = f"spectral-notify.{deployment}."
         self._hello = self._prefix + "hello"
         self._watched: dict[int, set[str]] = {}
-        # Whether every subject is subscribed, so that those of single buckets bring nothing more.
-        self._hears_all = False
+        # Set while every subject is subscribed, so that those of single buckets bring nothing more.
+        self._hears_all = asyncio.Event()
+        # Whether somebody went on who should have waited for that.
+        self._missing = False
         # Set when a task is watched in a bucket that had none.
         self._wanted = asyncio.Event()
         # Whom announcements are given to; None while there is nobody.
@@ -97,7 +99,16 @@ class NatsLink(Link):
     def forget_all(self) -> None:
         """Hear only of those that are watched; the others' subjects are left when there is time."""
         del self._watched[ALL]
-        self._hears_all = False
+        self._hears_all.clear()
+
+    async def hears_all(self) -> None:
+        """Wait until it is so; where nobody answers, no longer than the start of the process would."""
+        if self._client is not None and not self._hears_all.is_set():
+            try:
+                async with asyncio.timeout(START_WITHIN_S):
+                    await self._hears_all.wait()
+            except TimeoutError:
+                self._missing = True
 
     async def start(self) -> None:
         """Connect, or go on trying."""
@@ -166,7 +177,7 @@ class NatsLink(Link):
         finally:
             joined = self._client is client
             self._client = None
-            self._hears_all = False
+            self._hears_all.clear()
             await client.leave()
         self._become(Health.DEGRADED)
         return joined
@@ -190,7 +201,11 @@ class NatsLink(Link):
                 self._follower.compare(chain.from_iterable(self._watched.get(bucket, ()) for bucket in fresh))
                 if ALL in fresh:
                     self._follower.look_for_lists()
-            self._hears_all = ALL in subscribed and ALL in self._watched
+            if ALL in subscribed and ALL in self._watched:
+                self._hears_all.set()
+                if self._missing:
+                    self._missing = False
+                    self._follower.lost()
             try:
                 async with asyncio.timeout(CHECK_S):
                     await self._wanted.wait()
@@ -212,7 +227,7 @@ class NatsLink(Link):
         self._follower.resync()
 
     async def _on_announcements(self, message: Msg) -> None:
-        if not self._hears_all:
+        if not self._hears_all.is_set():
             await self._on_any_announcements(message)
 
     async def _on_any_announcements(self, message: Msg) -> None:

@@ -80,6 +80,9 @@ class Link(ABC):
     def watch_all(self) -> None:  # noqa: B027
         """Hear of every task from now on."""
 
+    async def hears_all(self) -> None:  # noqa: B027
+        """Wait until it is so, unless it cannot be."""
+
     def forget_all(self) -> None:  # noqa: B027
         """Hear only of those that are watched."""
 

@@ -72,14 +72,16 @@ class ListFollower:
         self._reading: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
         self._due = asyncio.Event()
-        # From when on the log is to be looked at.
-        self._since = datetime.now(UTC)
+        # When somebody began to listen, and from when on the log is to be looked at.
+        self._begun_at = self._since = datetime.now(UTC)
         # When it was forgotten last what was heard before.
         self._forgot = self._since
         # Tasks that the table has not been asked about in this round; None: all that are known, at once.
         self._to_compare: list[str] | None = []
         self.repairs = 0
         """How many changes were found that no announcement told of."""
+        self.looks = 0
+        """How often the log was looked at."""
         lists.doubted = self.read
         lists.begun = self._begin
         lists.over = self._end
@@ -133,7 +135,7 @@ class ListFollower:
         return self._looking is not None
 
     def _begin(self) -> None:
-        self._since = self._forgot = datetime.now(UTC)
+        self._begun_at = self._since = self._forgot = datetime.now(UTC)
         if self.degraded is not None:
             look = self._look_often(self.degraded)
             self._looking = asyncio.create_task(look, name="list look", context=Context())
@@ -181,7 +183,9 @@ class ListFollower:
             # What was committed just now may be on its way.
             await asyncio.sleep(ANNOUNCED_WITHIN_S)
         unheard = self._unheard(changed)
-        self.repairs += len(unheard)
+        if self._since > self._begun_at:
+            # What is from before anybody listened was not to be heard, nor is what is gone by now.
+            self.repairs += sum(not self._lists.is_gone(task_id) for task_id in unheard)
         if len(changed) > LOOKED_TASKS_MAX:
             self._lists.outdate()
         else:
@@ -192,6 +196,7 @@ class ListFollower:
             # By now each look begins after it.
             self._forgot = now
             self._lists.forget_heard()
+        self.looks += 1
         task_ids = self._next_to_compare()
         for start in range(0, len(task_ids), RESYNC_TASKS_MAX):
             some = task_ids[start : start + RESYNC_TASKS_MAX]

@@ -115,19 +115,15 @@ class Lists:
         self.over: Callable[[], None] | None = None
         self.gauges = ListGauges()
 
-    def watch(self, wanted: Filter) -> ListWatch:
-        """Hear of what a filter means, from now on; close it with ``aclosing``."""
-        audience = self._audiences.get(wanted)
-        if audience is None:
-            if len(self._audiences) >= FILTERS_MAX:
-                raise Unavailable(f"{FILTERS_MAX} different lists are watched here; try again.")
-            if not self._audiences:
-                self._feed.hear_all(self)
-                if self.begun is not None:
-                    self.begun()
-            audience = self._audiences[wanted] = Audience(wanted)
-        watch = ListWatch(self.gauges, self._want_round, lambda watch: self._forget(audience, watch))
-        audience.watches[watch] = None
+    async def watch(self, wanted: Filter) -> ListWatch:
+        """Hear of what a filter means, from here on; close it with ``aclosing``."""
+        watch = self._begin(wanted)
+        try:
+            if self._feed.announcer is not None:
+                await self._feed.announcer.hears_all()
+        except BaseException:
+            watch.close()
+            raise
         return watch
 
     async def close(self) -> None:
@@ -179,6 +175,10 @@ class Lists:
         """A task as it was heard of last, as far as that is remembered."""
         return self._known.get(task_id)
 
+    def is_gone(self, task_id: str) -> bool:
+        """Whether a task was deleted, as far as that is remembered; it may be there again."""
+        return task_id in self._gone
+
     def heard(self, task_id: str) -> int:
         """The number that a task was heard to have reached lately; 0 for none."""
         lately, before = self._heard
@@ -192,6 +192,20 @@ class Lists:
     def known_ids(self) -> list[str]:
         """The tasks that are remembered, the one that was heard of last at the end."""
         return self._known.task_ids
+
+    def _begin(self, wanted: Filter) -> ListWatch:
+        audience = self._audiences.get(wanted)
+        if audience is None:
+            if len(self._audiences) >= FILTERS_MAX:
+                raise Unavailable(f"{FILTERS_MAX} different lists are watched here; try again.")
+            if not self._audiences:
+                self._feed.hear_all(self)
+                if self.begun is not None:
+                    self.begun()
+            audience = self._audiences[wanted] = Audience(wanted)
+        watch = ListWatch(self.gauges, self._want_round, lambda watch: self._forget(audience, watch))
+        audience.watches[watch] = None
+        return watch
 
     def _hear(self, update: Update, now: datetime, *, whole: bool = True) -> None:
         task = update.task
