@@ -55,8 +55,8 @@ from storage.commands import Lease, Settle, Tick
 from storage.feed import Feed
 from storage.follower import Follower
 from storage.lifecycle import ENTERED_AT, TRANSITIONS, Move, decide
-from storage.list_follower import ListFollower
-from storage.lists import Lists
+from storage.live import LiveLists
+from storage.live_follower import LiveFollower
 from storage.pool import open_pool
 from storage.queues import Queues
 from storage.reader import Reader
@@ -194,9 +194,9 @@ def metrics() -> Iterator[str]:
         lock_timeout_ms=1,
     )
     feed, queues, reader = Feed(), Queues(), Reader(pool)
-    lists = Lists(feed)
-    list_follower = ListFollower(lists, reader)
-    follower = Follower(feed, reader, queues, list_follower)
+    live = LiveLists(feed)
+    live_follower = LiveFollower(live, reader)
+    follower = Follower(feed, reader, queues, live_follower)
     writer = Writer(pool, feed, queues, groups_max=1, group_commands_max=1, waiting_commands_max=1, wait_s=1)
     claimer = Claimer(pool, writer.aftermath)
     keys, signing_keys = Keys(pool), SigningKeys(pool)
@@ -204,8 +204,8 @@ def metrics() -> Iterator[str]:
     storage = Storage(
         pool,
         feed,
-        lists,
-        list_follower,
+        live,
+        live_follower,
         queues,
         follower,
         None,

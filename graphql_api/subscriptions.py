@@ -40,7 +40,7 @@ async def _tasks_updated(
 ) -> storage.ListWatch:
     """Watch a list."""
     info.context.viewer.require(Permission.LIST)
-    return await info.context.storage.lists.watch(filter_of(given(filter)))
+    return await info.context.storage.live.watch(filter_of(given(filter)))
 
 
 @strawberry.type(description="What can be watched.")

@@ -53,9 +53,9 @@ from storage.follower import Follower
 from storage.keys import Key, Keys, Permission
 from storage.limits import CREATE_MANY_TASKS_MAX, REPORTS_MAX, TASK_ID_CHARACTERS_MAX, check_name, check_range
 from storage.link import Health, Link
-from storage.list_follower import ListFollower
-from storage.list_watch import ListWatch
-from storage.lists import Lists
+from storage.live import LiveLists
+from storage.live_follower import LiveFollower
+from storage.live_watch import ListWatch
 from storage.migrate import MIGRATION_WAIT_MS, current, head, migrate, require
 from storage.options import QUEUE_CHARACTERS_MAX, Options, Retry
 from storage.pool import Pool, open_pool
@@ -157,8 +157,8 @@ class Storage:
     pool: Pool
     feed: Feed
     # Who hears of all tasks that a filter means.
-    lists: Lists
-    list_follower: ListFollower
+    live: LiveLists
+    live_follower: LiveFollower
     # Who waits for tasks to claim.
     queues: Queues
     follower: Follower
@@ -255,7 +255,7 @@ async def open_storage(
             await pool.close()
             pool = open_(CITUS)
         feed = Feed()
-        lists = Lists(feed)
+        live = LiveLists(feed)
         queues = Queues()
         writer = Writer(
             pool,
@@ -268,11 +268,11 @@ async def open_storage(
             wait_s=pool_wait_s,
         )
         reader = Reader(pool)
-        list_follower = ListFollower(lists, reader)
-        follower = Follower(feed, reader, queues, list_follower)
+        live_follower = LiveFollower(live, reader)
+        follower = Follower(feed, reader, queues, live_follower)
         link = _link(feed_url, follower)
         if link is not None:
-            list_follower.degraded = lambda: link.health is Health.DEGRADED
+            live_follower.degraded = lambda: link.health is Health.DEGRADED
         keys = Keys(pool)
         signing_keys = SigningKeys(pool, task_token_secrets)
         task_tokens = TaskTokens(signing_keys, keys)
@@ -281,8 +281,8 @@ async def open_storage(
         storage = Storage(
             pool,
             feed,
-            lists,
-            list_follower,
+            live,
+            live_follower,
             queues,
             follower,
             link,
@@ -310,8 +310,8 @@ async def open_storage(
             if link is not None:
                 await link.close()
             await follower.close()
-            await list_follower.close()
-            await lists.close()
+            await live_follower.close()
+            await live.close()
             await storage.reader.close()
             await storage.keys.close()
             await storage.signing_keys.close()

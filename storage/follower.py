@@ -17,7 +17,7 @@ from typing import Final
 
 from storage.errors import Unavailable
 from storage.feed import Feed
-from storage.list_follower import ListFollower
+from storage.live_follower import LiveFollower
 from storage.queues import Queues
 from storage.reader import Reader
 from storage.task import size_of_events, update_of
@@ -39,7 +39,7 @@ READS_MAX: Final = 1_000
 class Follower:
     """Reads the logs of watched tasks on behalf of all their subscribers."""
 
-    def __init__(self, feed: Feed, reader: Reader, queues: Queues, lists: ListFollower) -> None:
+    def __init__(self, feed: Feed, reader: Reader, queues: Queues, lists: LiveFollower) -> None:
         self._feed = feed
         self._queues = queues
         self._lists = lists

@@ -17,7 +17,7 @@ from typing import Any, Final
 import orjson
 
 from storage.follower import Follower
-from storage.list_follower import LOST, description
+from storage.live_follower import LOST, description
 from storage.task import Task
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from graphql_api import vigil as vigil_module
-from storage import Create, Permission, UpdateProgress, list_watch
+from storage import Create, Permission, UpdateProgress, live_watch
 from tests.graphql_api.clients import WAIT_S, Answer, Api, Socket, code, data, error, until
 from tests.graphql_api.conftest import Serving
 
@@ -154,7 +154,7 @@ async def test_a_list_is_for_those_who_may_list(serving: Serving) -> None:
                 await socket.subscribe(LIST, {"filter": wanted})
                 message = await socket.take()
                 assert (message["type"], message["payload"][0]["extensions"]["code"]) == ("error", "BAD_USER_INPUT")
-        assert api.storage.lists.subscribers == api.storage.lists.filters == 0
+        assert api.storage.live.subscribers == api.storage.live.filters == 0
 
 
 async def test_what_is_asked_after_a_subscription_is_answered_after_it_has_begun(serving: Serving) -> None:
@@ -209,7 +209,7 @@ async def test_a_client_that_does_not_read_is_told_the_latest_state_of_each_task
                 messages += 1
             if socket is slow:
                 assert messages < tasks * changes / 2
-        assert api.storage.lists.gauges.coalesced > 0
+        assert api.storage.live.gauges.coalesced > 0
 
 
 async def test_one_task_that_changes_all_the_time_is_told_ten_times_a_second(serving: Serving) -> None:
@@ -230,7 +230,7 @@ async def test_one_task_that_changes_all_the_time_is_told_ten_times_a_second(ser
 async def test_more_tasks_than_can_wait_end_the_list_and_say_so(
     serving: Serving, monkeypatch: pytest.MonkeyPatch, waiting: int
 ) -> None:
-    monkeypatch.setattr(list_watch, "WAITING_TASKS_MAX", 20)
+    monkeypatch.setattr(live_watch, "WAITING_TASKS_MAX", 20)
     async with serving() as api, api.socket(key=api.admin_key) as socket:
         watching = await watch(socket)
         # In one turn of the loop, so that no round is between.
@@ -245,7 +245,7 @@ async def test_more_tasks_than_can_wait_end_the_list_and_say_so(
         assert (message["id"], message["type"]) == (watching, "error")
         assert shown["extensions"] == {"code": "LIST_OUTDATED", "retryable": True}
         assert shown["path"] == ["tasksUpdated"]
-        assert api.storage.lists.gauges.outdated == 1
+        assert api.storage.live.gauges.outdated == 1
         # The socket goes on, and so may the client.
         again = await watch(socket)
         await api.create(LAST)
@@ -274,19 +274,19 @@ async def test_a_list_ends_with_the_credential_by_which_it_was_asked_for(
             message = await socket.take()
             assert (message["id"], message["type"]) == (watching, "error")
             assert message["payload"][0]["extensions"]["code"] == "UNAUTHENTICATED"
-            await until(lambda: api.storage.lists.subscribers == 0)
+            await until(lambda: api.storage.live.subscribers == 0)
 
 
 @pytest.mark.parametrize("content_type", ["text/event-stream", "multipart/mixed"])
 async def test_a_list_is_told_over_http(serving: Serving, content_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(list_watch, "WAITING_TASKS_MAX", 3)
+    monkeypatch.setattr(live_watch, "WAITING_TASKS_MAX", 3)
     async with serving() as api:
         request: dict[str, Any] = {
             "json": {"query": LIST},
             "headers": {"Accept": content_type, "Authorization": f"Bearer {api.admin_key}"},
         }
         async with asyncio.timeout(WAIT_S), api.http.stream("POST", "/graphql", **request) as response:
-            await until(lambda: api.storage.lists.subscribers == 1)
+            await until(lambda: api.storage.live.subscribers == 1)
             await api.create("T")
             parts = response.aiter_text()
             text = ""
@@ -295,7 +295,7 @@ async def test_a_list_is_told_over_http(serving: Serving, content_type: str, mon
             await asyncio.gather(*(api.storage.writer.submit(Create(task_id=f"T-{number}")) for number in range(4)))
             while "LIST_OUTDATED" not in text:
                 text += await anext(parts)
-        await until(lambda: api.storage.lists.subscribers == 0)
+        await until(lambda: api.storage.live.subscribers == 0)
 
 
 async def test_ten_who_watch_500_changes_a_second_all_see_what_the_table_has(serving: Serving) -> None:
@@ -342,7 +342,7 @@ async def follow(api: Api, begun: asyncio.Event) -> dict[str, Answer]:
 async def test_no_more_different_lists_are_watched_than_each_change_can_be_held_against(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.lists.FILTERS_MAX", 2)
+    monkeypatch.setattr("storage.live.FILTERS_MAX", 2)
     async with serving() as api, api.socket(key=api.admin_key) as socket:
         for wanted in ({"queue": "a"}, {"queue": "b"}, {"queue": "a"}):
             await watch(socket, wanted)

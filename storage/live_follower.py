@@ -20,7 +20,7 @@ from typing import Any, Final
 import orjson
 
 from storage.errors import Unavailable
-from storage.lists import Lists
+from storage.live import LiveLists
 from storage.reader import Reader
 from storage.tables import STATUSES
 from storage.task import OnDependencyFailure, Plan, Task, size_of_events, update_of
@@ -57,10 +57,10 @@ ANNOUNCED_WITHIN_S: Final = 0.25
 OUTDATED_S: Final = 60.0
 
 
-class ListFollower:
+class LiveFollower:
     """Reads what changed elsewhere, while anybody watches a list here."""
 
-    def __init__(self, lists: Lists, reader: Reader) -> None:
+    def __init__(self, lists: LiveLists, reader: Reader) -> None:
         self._lists = lists
         self._reader = reader
         # Whether announcements are being lost; None where there are no other processes.

@@ -20,7 +20,7 @@ from storage.errors import Unavailable
 from storage.feed import TURN_S, Feed
 from storage.filters import Filter
 from storage.gauges import ListGauges
-from storage.list_watch import ListWatch
+from storage.live_watch import ListWatch
 from storage.remembered import Remembered
 from storage.task import EVENT_BYTES, FINAL, Status, Task, Update, UpdateType, size_of_events
 
@@ -93,7 +93,7 @@ class Audience:
         return bool(self._statuses - {task.status}) and not (before is not None and _same_work(before, task))
 
 
-class Lists:
+class LiveLists:
     """The audiences of a process."""
 
     def __init__(self, feed: Feed) -> None:

@@ -1,4 +1,4 @@
-"""Lists that are watched: what is told of which change, and what other processes commit."""
+"""LiveLists that are watched: what is told of which change, and what other processes commit."""
 
 import asyncio
 from collections.abc import Iterable
@@ -25,14 +25,14 @@ from storage import (
     Update,
     UpdateProgress,
     UpdateType,
-    list_follower,
-    list_watch,
-    lists,
+    live,
+    live_follower,
+    live_watch,
     open_storage,
 )
 from storage.feed import Feed
-from storage.list_follower import LOST, described, description
-from storage.lists import Lists
+from storage.live import LiveLists
+from storage.live_follower import LOST, described, description
 from storage.options import Options
 from storage.task import update_of
 from tests.storage.helpers import note, submit
@@ -64,7 +64,7 @@ def change(seq: int = 1, status: Status = Status.PENDING, task_id: str = "T", **
 
 async def told(wanted: Filter, changes: Iterable[Update]) -> list[tuple[Status, int]]:
     """What of some changes somebody is told who takes each before the next comes."""
-    hub = Lists(Feed())
+    hub = LiveLists(Feed())
     seen = []
     async with aclosing(await hub.watch(wanted)) as updates:
         for update in changes:
@@ -133,8 +133,8 @@ async def test_metadata_are_looked_at_once_for_each_task(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("size", [1_000, 1_001])
 async def test_what_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setattr(list_watch, "WAITING_BYTES_MAX", 2 * (300 + 1_000))
-    hub = Lists(Feed())
+    monkeypatch.setattr(live_watch, "WAITING_BYTES_MAX", 2 * (300 + 1_000))
+    hub = LiveLists(Feed())
     metadata = Json('"' + "m" * 998 + '"')
     async with aclosing(await hub.watch(Filter())) as updates:
         # The same task takes its own place.
@@ -153,17 +153,17 @@ async def test_what_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch, s
 async def test_nothing_is_done_while_nobody_listens(database: str) -> None:
     async with open_storage(database, upgrade=False) as storage:
         await submit(storage, Create(task_id="T"))
-        assert storage.lists.known("T") is None
-        async with aclosing(await storage.lists.watch(Filter())) as updates:
+        assert storage.live.known("T") is None
+        async with aclosing(await storage.live.watch(Filter())) as updates:
             await submit(storage, note())
             assert (await following(updates)).task.seq == 2
-            assert storage.lists.known_ids == ["T"]
+            assert storage.live.known_ids == ["T"]
         await submit(storage, note())
-        assert storage.lists.known_ids == []
+        assert storage.live.known_ids == []
 
 
 async def test_what_one_process_commits_the_lists_of_another_are_told(database: str, feed_url: str) -> None:
-    async with processes(database, feed_url) as (one, two), aclosing(await two.lists.watch(Filter())) as updates:
+    async with processes(database, feed_url) as (one, two), aclosing(await two.live.watch(Filter())) as updates:
         await submit(one, Create(task_id="T"))
         update = await following(updates)
         assert (update.type, update.task.seq, len(update.events)) == (UpdateType.EVENT, 1, 1)
@@ -175,7 +175,7 @@ async def test_what_one_process_commits_the_lists_of_another_are_told(database: 
         await submit(one, Delete(task_id="T"))
         update = await following(updates)
         assert (update.type, update.task.status, update.events) == (UpdateType.DELETE, Status.SUCCESS, ())
-        assert two.list_follower.repairs == 0
+        assert two.live_follower.repairs == 0
 
 
 async def test_a_deletion_of_a_task_that_was_never_heard_of_is_told(database: str, feed_url: str) -> None:
@@ -188,7 +188,7 @@ async def test_a_deletion_of_a_task_that_was_never_heard_of_is_told(database: st
         wanted = Filter(created_by="ann", tags=["x"], metadata=Json('{"b":2}'))
         async with (
             open_storage(database, upgrade=False, feed_url=feed_url) as two,
-            aclosing(await two.lists.watch(wanted)) as updates,
+            aclosing(await two.live.watch(wanted)) as updates,
         ):
             await until_all(Health.CONNECTED, one, two)
             await submit(one, Delete(task_id="other"))
@@ -199,7 +199,7 @@ async def test_a_deletion_of_a_task_that_was_never_heard_of_is_told(database: st
 
 
 async def test_a_flood_of_another_process_is_told_to_its_end(database: str, feed_url: str) -> None:
-    async with processes(database, feed_url) as (one, two), aclosing(await two.lists.watch(Filter())) as updates:
+    async with processes(database, feed_url) as (one, two), aclosing(await two.live.watch(Filter())) as updates:
         await submit(one, *(Create(task_id=f"T-{number}") for number in range(500)))
         for progress in range(10):
             await submit(one, *(UpdateProgress(task_id=f"T-{number}", progress=progress) for number in range(500)))
@@ -213,8 +213,8 @@ async def test_a_flood_of_another_process_is_told_to_its_end(database: str, feed
 def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the log looked at again and again."""
     for name in ("LOOK_S", "LOOK_DEGRADED_S"):
-        monkeypatch.setattr(list_follower, name, 0.05)
-    monkeypatch.setattr(list_follower, "ANNOUNCED_WITHIN_S", 0.01)
+        monkeypatch.setattr(live_follower, name, 0.05)
+    monkeypatch.setattr(live_follower, "ANNOUNCED_WITHIN_S", 0.01)
 
 
 async def test_what_no_announcement_told_is_found_by_looking(
@@ -224,14 +224,14 @@ async def test_what_no_announcement_told_is_found_by_looking(
     async with processes(database, feed_url) as (one, two):
         await submit(one, Create(task_id="before"))
         monkeypatch.setattr(one.feed, "announcer", None)
-        async with aclosing(await two.lists.watch(Filter(task_id_prefix="T"))) as updates:
-            await until(lambda: two.list_follower.looks > 0)
+        async with aclosing(await two.live.watch(Filter(task_id_prefix="T"))) as updates:
+            await until(lambda: two.live_follower.looks > 0)
             await submit(one, Create(task_id="T"))
             assert (await following(updates)).task.seq == 1
             await submit(one, note(), note())
             while (await following(updates)).task.seq < 3:
                 pass
-            assert two.list_follower.repairs >= 2
+            assert two.live_follower.repairs >= 2
             # Of this one nothing but the table tells.
             await submit(one, Delete(task_id="T"))
             update = await following(updates)
@@ -242,8 +242,8 @@ async def test_what_was_found_out_is_not_read_again(
     database: str, feed_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look_often(monkeypatch)
-    monkeypatch.setattr(list_follower, "ANNOUNCED_WITHIN_S", WAIT_S)
-    async with processes(database, feed_url) as (one, two), aclosing(await two.lists.watch(Filter())) as updates:
+    monkeypatch.setattr(live_follower, "ANNOUNCED_WITHIN_S", WAIT_S)
+    async with processes(database, feed_url) as (one, two), aclosing(await two.live.watch(Filter())) as updates:
         await submit(one, Create(task_id="T"))
         await submit(two, Create(task_id="U"))
         for _ in "TU":
@@ -256,10 +256,10 @@ async def test_what_was_found_out_is_not_read_again(
             return await latest(task_ids)
 
         monkeypatch.setattr(two.reader, "latest", counted)
-        looks = two.list_follower.looks
-        await until(lambda: two.list_follower.looks > looks + 3)
+        looks = two.live_follower.looks
+        await until(lambda: two.live_follower.looks > looks + 3)
         assert not reads
-        assert two.list_follower.repairs == 0
+        assert two.live_follower.repairs == 0
 
 
 async def test_lists_end_when_announcements_were_lost(
@@ -269,23 +269,23 @@ async def test_lists_end_when_announcements_were_lost(
         assert one.link is not None
         # Over PostgreSQL, nobody is told anything before he was heard of.
         await until(lambda: getattr(one.link, "_others", True))
-        async with aclosing(await two.lists.watch(Filter())) as updates:
+        async with aclosing(await two.live.watch(Filter())) as updates:
             # Another one says that it could not say something.
             one.link.announce(LOST, 1)
             await all_ended(updates)
-        async with aclosing(await two.lists.watch(Filter())) as updates:
+        async with aclosing(await two.live.watch(Filter())) as updates:
             # And so do those whose own way is there again.
             assert two.link is not None
             two.link._become(Health.DEGRADED)
             two.link._become(Health.CONNECTED)
             await all_ended(updates)
-        assert two.lists.gauges.outdated == 2
+        assert two.live.gauges.outdated == 2
 
 
 async def test_a_process_that_could_not_announce_says_so_later(
     database: str, feed_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with processes(database, feed_url) as (one, two), aclosing(await two.lists.watch(Filter())) as updates:
+    async with processes(database, feed_url) as (one, two), aclosing(await two.live.watch(Filter())) as updates:
         assert one.link is not None
         await until(lambda: getattr(one.link, "_others", True))
         one.link._become(Health.DEGRADED)
@@ -299,10 +299,10 @@ async def test_while_announcements_are_lost_lists_end_now_and_then(
     database: str, feed_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look_often(monkeypatch)
-    monkeypatch.setattr(list_follower, "OUTDATED_S", 0.2)
+    monkeypatch.setattr(live_follower, "OUTDATED_S", 0.2)
     async with processes(database, feed_url) as (_, two):
-        two.list_follower.degraded = lambda: True
-        async with aclosing(await two.lists.watch(Filter())) as updates:
+        two.live_follower.degraded = lambda: True
+        async with aclosing(await two.live.watch(Filter())) as updates:
             await all_ended(updates)
 
 
@@ -312,24 +312,24 @@ async def test_more_than_can_be_read_or_found_ends_lists(
     async with open_storage(database, upgrade=False, feed_url=feed_url) as storage:
         await until_all(Health.CONNECTED, storage)
         await submit(storage, *(Create(task_id=f"T-{number}") for number in range(5)))
-        monkeypatch.setattr(list_follower, "WANTED_TASKS_MAX", 4)
-        async with aclosing(await storage.lists.watch(Filter())) as updates:
-            storage.list_follower.read([f"T-{number}" for number in range(4)])
+        monkeypatch.setattr(live_follower, "WANTED_TASKS_MAX", 4)
+        async with aclosing(await storage.live.watch(Filter())) as updates:
+            storage.live_follower.read([f"T-{number}" for number in range(4)])
             for _ in range(4):
                 await following(updates)
-            storage.list_follower.read([f"X-{number}" for number in range(5)])
+            storage.live_follower.read([f"X-{number}" for number in range(5)])
             await all_ended(updates)
         look_often(monkeypatch)
-        monkeypatch.setattr(list_follower, "LOOKED_TASKS_MAX", 4)
-        async with aclosing(await storage.lists.watch(Filter())) as updates:
-            storage.list_follower.look()
+        monkeypatch.setattr(live_follower, "LOOKED_TASKS_MAX", 4)
+        async with aclosing(await storage.live.watch(Filter())) as updates:
+            storage.live_follower.look()
             await all_ended(updates)
 
 
 async def test_a_database_that_is_away_is_asked_again(
     database: str, feed_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with processes(database, feed_url) as (one, two), aclosing(await two.lists.watch(Filter())) as updates:
+    async with processes(database, feed_url) as (one, two), aclosing(await two.live.watch(Filter())) as updates:
         latest = two.reader.latest
 
         async def away(_: Any) -> Any:
@@ -344,7 +344,7 @@ async def test_a_database_that_is_away_is_asked_again(
 async def test_what_may_have_been_committed_is_looked_at(database: str) -> None:
     async with open_storage(database, upgrade=False) as storage, storage_of(database) as other:
         await submit(other, Create(task_id="T"))
-        async with aclosing(await storage.lists.watch(Filter())) as updates:
+        async with aclosing(await storage.live.watch(Filter())) as updates:
             # As the committer says it when nobody knows what became of a commit.
             storage.feed.look({"T", "never"})
             assert (await following(updates)).task.task_id == "T"
@@ -376,8 +376,8 @@ async def test_the_plan_of_a_deleted_task_is_described_without_what_is_secret(da
 
 
 async def test_filters_are_counted_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lists, "FILTERS_MAX", 2)
-    hub = Lists(Feed())
+    monkeypatch.setattr(live, "FILTERS_MAX", 2)
+    hub = LiveLists(Feed())
     watches = [await hub.watch(Filter(queue=queue)) for queue in "aba"]
     assert (hub.filters, hub.subscribers) == (2, 3)
     with pytest.raises(Unavailable):
