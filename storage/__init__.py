@@ -57,7 +57,7 @@ from storage.link import Health, Link
 from storage.live import LiveLists
 from storage.live_follower import LiveFollower
 from storage.live_watch import ListWatch
-from storage.migrate import MIGRATION_WAIT_MS, current, head, migrate, require
+from storage.migrate import MIGRATION_WAIT_MS, current, explained, head, migrate, require
 from storage.options import QUEUE_CHARACTERS_MAX, Options, Retry
 from storage.pool import Pool, open_pool
 from storage.queues import Queues
@@ -137,7 +137,7 @@ __all__ = [
     "distribute",
     "history_range",
     "open_storage",
-    "recount",
+    "recount_database",
     "upgrade_database",
 ]
 
@@ -202,6 +202,29 @@ async def upgrade_database(url: str) -> tuple[str | None, str]:
         return await migrate(engine)
     finally:
         await engine.dispose()
+
+
+async def recount_database(url: str) -> Counts:
+    """Count the tasks of a database anew, while others go on."""
+    open_ = partial(
+        open_pool,
+        url,
+        connections_max=1,
+        pool_wait_s=POOL_WAIT_S,
+        statement_timeout_ms=MIGRATION_WAIT_MS,
+        lock_timeout_ms=MIGRATION_WAIT_MS,
+    )
+    pool = open_()
+    try:
+        await require(pool)
+        if await is_distributed(pool):
+            await pool.close()
+            pool = open_(CITUS)
+        with explained():
+            await recount(pool)
+        return await Reader(pool).counts()
+    finally:
+        await pool.close()
 
 
 def _link(feed_url: str | None, follower: Follower) -> Link | None:

@@ -26,11 +26,10 @@ from storage import (
     Storage,
     UpdateProgress,
     open_storage,
-    recount,
     upgrade_database,
 )
 from storage.commands import Settle, Tick
-from storage.counts import ADD, FOLD, Counts, counts_of, difference
+from storage.counts import ADD, FOLD, Counts, counts_of, difference, recount
 from storage.migrate import config
 from storage.task import Outcome
 from storage.timers import Timers

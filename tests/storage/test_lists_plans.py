@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import pytest
 
-from storage import Counts, Filter, Json, Status, Storage, TooLarge, lists, open_storage, recount
-from storage.counts import TOTALS
+from storage import Counts, Filter, Json, Status, Storage, TooLarge, lists, open_storage
+from storage.counts import TOTALS, recount
 from tests.conftest import Clones
 from tests.postgres import session
 from tests.storage.helpers import spied
