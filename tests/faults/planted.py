@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 from unittest.mock import patch
 
-from graphql_api.cli import main
+from graphql_api.program import main
 from storage import Task, UpdateProgress, committer, group
 from storage.committer import Committer, Entry
 from storage.errors import OutcomeUnknown
