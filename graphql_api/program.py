@@ -36,7 +36,7 @@ class Commands(TyperGroup):
         for name, help_text in COMMANDS.items():
             self.add_command(TyperCommand(name, help=help_text, rich_help_panel=SERVER))
 
-    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write what there is, by whose it is, in whole sentences."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for name, command in self.commands.items():
@@ -46,7 +46,7 @@ class Commands(TyperGroup):
             with formatter.section(section):
                 formatter.write_dl(rows)
 
-    def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that is to be run."""
         if args and args[0] in COMMANDS:
             from graphql_api.cli import app as server
@@ -71,7 +71,7 @@ def main() -> None:
     """Run the command line; what ends a command early is one sentence on stderr, never a traceback."""
     for stream in (sys.stdout, sys.stderr):
         # What a terminal cannot show is shown as a question mark.
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+        stream.reconfigure(errors="replace")
     try:
         code = app(standalone_mode=False, prog_name="spectral-notify")
     except typer.TyperException as error:

@@ -9,13 +9,9 @@ from terminal import values
 from terminal.exits import Exit
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from terminal.session import Session
-
-TASKS: Final = "Tasks"
-REPORTS: Final = "Reports"
-ID_CHARACTERS_MAX: Final = 255
 
 
 class Status(StrEnum):
@@ -75,10 +71,9 @@ PATIENCE_S: Final = 5.0
 
 def add_to(app: typer.Typer) -> None:
     """Give the program these commands."""
-    for command in (create, show, list_, watch, tail, delete, demo):
-        app.command(command.__name__.strip("_"), rich_help_panel=TASKS)(command)
-    for command in (event, progress, complete, fail, cancel):
-        app.command(command.__name__, rich_help_panel=REPORTS)(command)
+    for panel, functions in PANELS.items():
+        for function in functions:
+            app.command(function.__name__.strip("_"), rich_help_panel=panel)(function)
 
 
 def _converse(url: str | None, patience: float, work: "Callable[[Session], Awaitable[Exit | None]]") -> None:
@@ -325,11 +320,12 @@ def delete(task_id: TaskId, json: Json = False, url: Url = None, patience: Patie
 def demo(
     tasks: Annotated[int, typer.Option("--tasks", min=1, max=200, metavar="N", help="How many tasks.")] = 12,
     seconds: Annotated[
-        int, typer.Option(parser=values.seconds, metavar="DURATION", help="How long it takes: 30, 2m.")
-    ] = 60,
+        Any, typer.Option(parser=values.seconds, metavar="DURATION", help="How long it takes: 30s, 2m.")
+    ] = "60s",
     keep_for: Annotated[
-        int, typer.Option(parser=values.seconds, metavar="DURATION", help="How long its tasks are kept.")
-    ] = 86_400,
+        Any,
+        typer.Option(parser=values.seconds, metavar="DURATION", help="How long its tasks are kept after their end."),
+    ] = "1d",
     json: Json = False,
     url: Url = None,
     patience: Patience = PATIENCE_S,
@@ -448,3 +444,9 @@ def _report(
         await tasks.report(session, document, task_id, key, as_json=as_json, **variables)
 
     _converse(url, patience, work)
+
+
+PANELS: "Final[Mapping[str, Sequence[Callable[..., None]]]]" = {
+    "Tasks": (create, show, list_, watch, tail, delete, demo),
+    "Reports": (event, progress, complete, fail, cancel),
+}

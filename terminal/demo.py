@@ -29,7 +29,7 @@ from worker.errors import Refused, WorkerError
 TAG: Final = "demo"
 QUEUES: Final = ("demo-video", "demo-reports", "demo-models")
 # How much of the time one task takes; some are tried twice, and three come one after the other.
-PART_OF_THE_TIME: Final = (0.14, 0.24)
+PART_OF_THE_TIME: Final = (0.2, 0.34)
 # How much longer than planned the demo may take before what is left is canceled.
 PATIENCE: Final = 1.5
 FRAMES_PER_S: Final = 4

@@ -24,6 +24,8 @@ FINAL: Final = frozenset({"SUCCESS", "FAILED", "CANCELED"})
 # What a terminal would obey: the two sets of control characters, and what turns the direction of a line.
 _OBEYED: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _OBEYED_IN_JSON: Final = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# What `updateProgress` writes.
+_ONLY_PROGRESS: Final = re.compile(r"Progress updated to \d+%")
 _LINES: Final = re.compile(r"\s*[\r\n]+\s*")
 # No table is wider where nobody looks at it; nothing is cut off there.
 _UNBOUNDED: Final = 100_000
@@ -93,7 +95,7 @@ def event_line(event: Mapping[str, Any], *, dated: bool = False) -> Text:
 
 def says_only_progress(event: Mapping[str, Any]) -> bool:
     """Whether an event tells no more than a bar does."""
-    return bool(event["message"] == f"Progress updated to {event['progress']}%" and event["metadata"] is None)
+    return event["eventType"] == "PROGRESS" and _ONLY_PROGRESS.fullmatch(event["message"]) is not None
 
 
 def local(time: str) -> datetime:

@@ -148,7 +148,8 @@ def rows(out: Console, tasks: Sequence[Mapping[str, Any]], widths: Sequence[int]
         if wide:
             cells.append(Text(_labels(task), "blue"))
         event = task["lastEvent"]
-        said = Text(look.plain(event["message"]), "red" if event["eventType"] == "ERROR" else "dim")
+        news = "" if look.says_only_progress(event) else look.plain(event["message"])
+        said = Text(news, "red" if event["eventType"] == "ERROR" else "dim")
         table.add_row(*cells, Text.assemble(("its worker is silent  ", "yellow"), said) if task["stale"] else said)
     return table
 

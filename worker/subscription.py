@@ -65,7 +65,7 @@ async def subscribe(client: Client, document: str, variables: Mapping[str, Any])
             raise Unreachable(f"{url} answered the handshake with HTTP status {status}.") from None
         raise Refused(f"HTTP_{status}", f"{url} serves no sockets: it answered with HTTP status {status}.") from None
     except (OSError, WebSocketException) as error:
-        raise Unreachable(f"{url} cannot be reached: {error or type(error).__name__}") from None
+        raise Unreachable(f"{url} cannot be reached: {str(error) or type(error).__name__}") from None
     except (LookupError, AttributeError, TypeError, ValueError) as error:
         raise Refused("NOT_THE_API", f"{url} says what is none of graphql-transport-ws: {error!r}.") from None
 
