@@ -36,6 +36,7 @@ from storage.errors import (
     BadInput,
     IdempotencyConflict,
     LeaseLost,
+    ListOutdated,
     Refusal,
     StartupError,
     TaskAlreadyExists,
@@ -47,10 +48,13 @@ from storage.errors import (
 from storage.feed import Feed, Listener
 from storage.feed_nats import NatsLink
 from storage.feed_postgres import PostgresLink
+from storage.filters import Filter
 from storage.follower import Follower
 from storage.keys import Key, Keys, Permission
 from storage.limits import CREATE_MANY_TASKS_MAX, REPORTS_MAX, TASK_ID_CHARACTERS_MAX, check_name, check_range
 from storage.link import Health, Link
+from storage.list_watch import ListWatch
+from storage.lists import Lists
 from storage.migrate import MIGRATION_WAIT_MS, current, head, migrate, require
 from storage.options import QUEUE_CHARACTERS_MAX, Options, Retry
 from storage.pool import Pool, open_pool
@@ -83,6 +87,7 @@ __all__ = [
     "Event",
     "EventType",
     "Fail",
+    "Filter",
     "HasExpired",
     "Health",
     "Heartbeat",
@@ -91,6 +96,8 @@ __all__ = [
     "Key",
     "Keys",
     "LeaseLost",
+    "ListOutdated",
+    "ListWatch",
     "Listener",
     "LogPage",
     "NotTrusted",
@@ -148,6 +155,8 @@ class Storage:
 
     pool: Pool
     feed: Feed
+    # Who hears of all tasks that a filter means.
+    lists: Lists
     # Who waits for tasks to claim.
     queues: Queues
     follower: Follower
@@ -244,6 +253,7 @@ async def open_storage(
             await pool.close()
             pool = open_(CITUS)
         feed = Feed()
+        lists = Lists(feed)
         queues = Queues()
         writer = Writer(
             pool,
@@ -264,7 +274,7 @@ async def open_storage(
         claimer = Claimer(pool, writer.aftermath)
         timing = Timers(pool, writer, keep_finished_s=keep_finished_s) if timers else None
         storage = Storage(
-            pool, feed, queues, follower, link, writer, claimer, timing, reader, keys, signing_keys, task_tokens
+            pool, feed, lists, queues, follower, link, writer, claimer, timing, reader, keys, signing_keys, task_tokens
         )
         follower.start()
         try:
@@ -282,6 +292,7 @@ async def open_storage(
             if link is not None:
                 await link.close()
             await follower.close()
+            await lists.close()
             await storage.reader.close()
             await storage.keys.close()
             await storage.signing_keys.close()

@@ -66,6 +66,12 @@ class Link(ABC):
     def forget(self, task_id: str) -> None:  # noqa: B027
         """Hear of a task no more."""
 
+    def watch_all(self) -> None:  # noqa: B027
+        """Hear of every task from now on."""
+
+    def forget_all(self) -> None:  # noqa: B027
+        """Hear only of those that are watched."""
+
     @abstractmethod
     async def start(self) -> None:
         """Begin to connect, and stay connected."""
