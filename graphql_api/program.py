@@ -4,6 +4,7 @@ The commands for tasks are a client's (``terminal``), those of the server are in
 not wait for the other half, so of the server's commands only names and first sentences are known here.
 """
 
+import io
 import sys
 from importlib.metadata import version
 from typing import Annotated, Any, Final
@@ -71,17 +72,14 @@ def main() -> None:
     """Run the command line; what ends a command early is one sentence on stderr, never a traceback."""
     for stream in (sys.stdout, sys.stderr):
         # What a terminal cannot show is shown as a question mark.
-        stream.reconfigure(errors="replace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         code = app(standalone_mode=False, prog_name="spectral-notify")
     except typer.TyperException as error:
         code = _explain(error)
     except typer.Abort:
         code = Exit.INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read has seen enough.
-        sys.stdout = None  # type: ignore[assignment]
-        code = Exit.DONE
     sys.exit(code if isinstance(code, int) else Exit.DONE)
 
 

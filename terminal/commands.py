@@ -66,6 +66,20 @@ Key = Annotated[
         help="The same key again writes nothing twice. Without one each command makes its own.", show_default=False,
     ),
 ]  # fmt: skip
+Statuses = Annotated[
+    list[Status] | None,
+    typer.Option(
+        "--status", "-s", metavar="STATUS", case_sensitive=False,
+        help="Only PENDING, IN_PROGRESS, SUCCESS, FAILED or CANCELED; repeat it for several.",
+    ),
+]  # fmt: skip
+Tags = Annotated[
+    list[str] | None,
+    typer.Option("--tag", "-t", metavar="TAG", help="Only with this tag; repeat it for those with all."),
+]
+Queue = Annotated[str | None, typer.Option("--queue", metavar="NAME", help="Only of this queue.")]
+Prefix = Annotated[str | None, typer.Option("--prefix", metavar="TEXT", help="Only with IDs that begin like this.")]
+CreatedBy = Annotated[str | None, typer.Option("--created-by", metavar="NAME", help="Only created by this key.")]
 PATIENCE_S: Final = 5.0
 
 
@@ -192,23 +206,11 @@ def show(
 
 
 def list_(
-    status: Annotated[
-        list[Status] | None,
-        typer.Option(
-            "--status",
-            "-s",
-            metavar="STATUS",
-            case_sensitive=False,
-            help="Only PENDING, IN_PROGRESS, SUCCESS, FAILED or CANCELED; repeat it for several.",
-        ),
-    ] = None,
-    tag: Annotated[
-        list[str] | None,
-        typer.Option("--tag", "-t", metavar="TAG", help="Only with this tag; repeat it for those with all."),
-    ] = None,
-    queue: Annotated[str | None, typer.Option(metavar="NAME", help="Only of this queue.")] = None,
-    prefix: Annotated[str | None, typer.Option(metavar="TEXT", help="Only with IDs that begin like this.")] = None,
-    created_by: Annotated[str | None, typer.Option(metavar="NAME", help="Only created by this key.")] = None,
+    status: Statuses = None,
+    tag: Tags = None,
+    queue: Queue = None,
+    prefix: Prefix = None,
+    created_by: CreatedBy = None,
     created_after: Annotated[
         str | None, typer.Option(parser=values.moment, metavar="TIME", help="Only created since: 2026-11-20, or -2h.")
     ] = None,
@@ -233,7 +235,7 @@ def list_(
 ) -> None:
     """List tasks, newest first; with --json one line for each."""
     tasks_filter = _filter(
-        status=[one.value for one in status] if status else None,
+        status=[one.value for one in status or ()],
         tags=tag,
         queue=queue,
         taskIdPrefix=prefix,
@@ -285,22 +287,47 @@ def watch(
 
 
 def tail(
-    task_id: TaskId,
+    task_id: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TASK_ID]", help="The task. Without one, all that the options mean.", autocompletion=_ids,
+            show_default=False,
+        ),
+    ] = None,
     events: Annotated[
-        int, typer.Option("--events", "-n", min=0, max=1000, metavar="N", help="How many events to begin with.")
+        int, typer.Option("--events", "-n", min=0, max=1000, metavar="N", help="How many of its events to begin with.")
     ] = 10,
     follow: Annotated[
         bool, typer.Option("--follow/--no-follow", "-f", help="Go on with those that come, until the task ends.")
     ] = True,
+    status: Statuses = None,
+    tag: Tags = None,
+    queue: Queue = None,
+    prefix: Prefix = None,
+    created_by: CreatedBy = None,
     json: Json = False,
     url: Url = None,
     patience: Patience = PATIENCE_S,
-) -> None:
-    """Print the events of a task as lines, those too that come, until it ends."""
+) -> None:  # fmt: skip
+    """Print the events of a task as lines, and those that come, until it ends. Without a task: what becomes of all.
+
+    Of many tasks each change is a line with the task as it is then; changes of one task that come faster than ten a
+    second may share one.
+    """
+    tasks_filter = _filter(
+        status=[one.value for one in status or ()], tags=tag, queue=queue, taskIdPrefix=prefix, createdBy=created_by
+    )
+    if task_id is not None and tasks_filter:
+        raise typer.BadParameter("Give a task, or options that say which tasks are meant.")
+    if task_id is None and not follow:
+        raise typer.BadParameter("Without a task there is nothing but what comes; `list` shows what is.")
 
     async def work(session: "Session") -> Exit | None:
-        from terminal.tail import tail
+        from terminal.tail import tail, tail_all
 
+        if task_id is None:
+            await tail_all(session, tasks_filter, as_json=json)
+            return None
         return await tail(session, task_id, events, follow=follow, as_json=json)
 
     _converse(url, patience, work)

@@ -68,6 +68,10 @@ TASK_UPDATES: Final = f"""
 subscription TerminalTaskUpdates($taskId: ID!, $afterSeq: Int) {{
   taskUpdates(taskId: $taskId, afterSeq: $afterSeq) {{ type task {{ {_TASK} }} events {{ {_EVENT} }} }}
 }}"""
+TASKS_UPDATED: Final = f"""
+subscription TerminalTasksUpdated($filter: TaskFilter) {{
+  tasksUpdated(filter: $filter) {{ type task {{ {_TASK} }} }}
+}}"""
 REPORT: Final = """
 mutation TerminalReport($reports: [TaskReport!]!) {
   report(reports: $reports) { taskId error { code message } }

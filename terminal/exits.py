@@ -36,6 +36,7 @@ class Exit(IntEnum):
     NO_API = 76, "what answered is not this API, or of another version"
     NO_PERMISSION = 77, "the credential is missing, wrong, or does not allow it"
     INTERRUPTED = 130, "interrupted by Ctrl-C"
+    UNREAD = 141, "whoever read the output went away"
 
 
 OF_STATUS: Final = {"SUCCESS": Exit.DONE, "FAILED": Exit.FAILED, "CANCELED": Exit.CANCELED}

@@ -20,6 +20,7 @@ STYLES: Final = {
 }
 _SIGNS: Final = {"PENDING": "○", "IN_PROGRESS": "●", "SUCCESS": "✓", "FAILED": "✗", "CANCELED": "-"}
 _EVENT_STYLES: Final = {"LOG": "", "PROGRESS": "cyan", "ERROR": "red", "SUCCESS": "green"}
+_STATUS_WIDTH: Final = len("● IN_PROGRESS")
 FINAL: Final = frozenset({"SUCCESS", "FAILED", "CANCELED"})
 # What a terminal would obey: the two sets of control characters, and what turns the direction of a line.
 _OBEYED: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -31,9 +32,17 @@ _LINES: Final = re.compile(r"\s*[\r\n]+\s*")
 _UNBOUNDED: Final = 100_000
 
 
+class Output(Console):
+    """A console that leaves it to others what it means that nobody reads any more."""
+
+    def on_broken_pipe(self) -> None:
+        """Go on with the exception."""
+        raise BrokenPipeError
+
+
 def console(*, stderr: bool = False) -> Console:
     """Where people read, or programs: then nothing is cut, coloured or drawn."""
-    made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    made = Output(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not made.is_terminal:
         made.width = _UNBOUNDED
     return made
@@ -74,7 +83,9 @@ def bar(task: Mapping[str, Any], width: int | None = None) -> ProgressBar:
 
 def line(task: Mapping[str, Any]) -> Text:
     """A task in one line."""
-    return Text.assemble(status(task), f"  {task['progress']:>3} %  ", (plain(task["taskId"]), "bold"))
+    known = status(task)
+    known.pad_right(max(0, _STATUS_WIDTH - len(known)))
+    return Text.assemble(known, f" {task['progress']:>3} %  ", (plain(task["taskId"]), "bold"))
 
 
 def event_line(event: Mapping[str, Any], *, dated: bool = False) -> Text:

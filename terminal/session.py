@@ -1,6 +1,7 @@
 """One command's conversation with the server, and what its failures mean to whoever typed the command."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -53,6 +54,10 @@ def converse(url: str | None, patience_s: float, work: Callable[[Session], Await
         code = asyncio.run(run())
     except WorkerError as error:
         raise failure(error, place) from error
+    except BrokenPipeError:
+        # What is still to be written at the end of the program has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(Exit.UNREAD) from None
     if code:
         raise typer.Exit(code)
 

@@ -1,11 +1,15 @@
 """``tail``: the events of a task as lines, the newest first few and then each as it comes."""
 
+from collections.abc import Mapping
 from contextlib import aclosing
+from typing import Any
+
+from rich.text import Text
 
 from terminal import look
 from terminal.documents import SHOW
 from terminal.exits import Exit
-from terminal.follow import News
+from terminal.follow import News, follow_all
 from terminal.session import Session, not_found
 from terminal.watch import Lines, View, first_seen, news_of
 
@@ -22,6 +26,31 @@ async def tail(session: Session, task_id: str, events: int, *, follow: bool, as_
         async for last in all_news:
             view.show(last)
     return Exit.DELETED if last is None or last.type == "DELETE" else None
+
+
+async def tail_all(session: Session, tasks_filter: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print what becomes of all tasks that a filter means, until interrupted."""
+    out = look.console()
+    lost = Lines(out).lost
+    following = follow_all(session.client, tasks_filter, patience_s=session.patience_s, lost=lost)
+    async with aclosing(following) as all_news:
+        async for news in all_news:
+            if as_json:
+                look.dump({"type": news.type, "task": news.task})
+            else:
+                out.print(_line(news), soft_wrap=True)
+
+
+def _line(news: News) -> Text:
+    """A task and what happened to it last, in one line."""
+    deleted = news.type == "DELETE"
+    event = news.task["lastEvent"]
+    text = Text.assemble((f"{look.local(event['timestamp']):%H:%M:%S}", "dim"), "  ", look.line(news.task))
+    if deleted:
+        text.append("  deleted", "magenta")
+    elif not look.says_only_progress(event):
+        text.append(f"  {look.plain(event['message'])}", "red" if event["eventType"] == "ERROR" else "dim")
+    return text
 
 
 async def _once(session: Session, task_id: str, events: int, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 import httpx
@@ -21,11 +22,21 @@ MESSAGE_BYTES_MAX: Final = 64 * 1024 * 1024
 _FORBIDDEN: Final = 4403
 
 
-async def subscribe(client: Client, document: str, variables: Mapping[str, Any]) -> AsyncGenerator[Any, None]:
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The subscription has begun; what was to be asked then was answered so."""
+
+    answer: Any
+
+
+async def subscribe(
+    client: Client, document: str, variables: Mapping[str, Any], *, then: tuple[str, Mapping[str, Any]] | None = None
+) -> AsyncGenerator[Any, None]:
     """What the one field of a subscription brings, until the server completes it.
 
     `Unreachable` when the connection breaks or the server says to come back; whoever does asks for what came after the
-    last thing seen. `Refused` when coming back changes nothing.
+    last thing seen. `Refused` when coming back changes nothing. A query that is given as `then` is asked on the same
+    socket, where it is answered after the subscription has begun; its answer comes as `Begun`.
     """
     url = client.url
     address = httpx.URL(url)
@@ -39,18 +50,21 @@ async def subscribe(client: Client, document: str, variables: Mapping[str, Any])
             proxy=None if client.direct else True,
         ) as wire:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
-                await _begin(wire, client.key, document, variables)
+                await _begin(wire, client.key)
+                await _ask(wire, "1", document, variables)
+                if then is not None:
+                    await _ask(wire, "2", *then)
             async for frame in wire:
                 message = json.loads(frame)
                 match message["type"]:
                     case "next" if not message["payload"].get("errors"):
                         (answer,) = message["payload"]["data"].values()
-                        yield answer
+                        yield answer if message["id"] == "1" else Begun(answer)
                     case "next":
                         _refuse(message["payload"]["errors"])
                     case "error":
                         _refuse(message["payload"])
-                    case "complete":
+                    case "complete" if message["id"] == "1":
                         return
                     case "ping":
                         await _say(wire, {"type": "pong"})
@@ -70,13 +84,16 @@ async def subscribe(client: Client, document: str, variables: Mapping[str, Any])
         raise Refused("NOT_THE_API", f"{url} says what is none of graphql-transport-ws: {error!r}.") from None
 
 
-async def _begin(wire: ClientConnection, key: str | None, document: str, variables: Mapping[str, Any]) -> None:
+async def _begin(wire: ClientConnection, key: str | None) -> None:
     credential = {} if key is None else {"Authorization": f"Bearer {key}"}
     await _say(wire, {"type": "connection_init", "payload": credential})
     while json.loads(frame := await wire.recv()).get("type") != "connection_ack":
         if json.loads(frame).get("type") == "ping":
             await _say(wire, {"type": "pong"})
-    await _say(wire, {"type": "subscribe", "id": "1", "payload": {"query": document, "variables": variables}})
+
+
+async def _ask(wire: ClientConnection, number: str, document: str, variables: Mapping[str, Any]) -> None:
+    await _say(wire, {"type": "subscribe", "id": number, "payload": {"query": document, "variables": variables}})
 
 
 def _refuse(errors: Any) -> NoReturn:
