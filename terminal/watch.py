@@ -107,10 +107,9 @@ class JsonLines:
 class Lines:
     """Each event as a line."""
 
-    def __init__(self, out: Console, *, prefix: str = "") -> None:
+    def __init__(self, out: Console) -> None:
         self._out = out
         self._hints = look.console(stderr=True)
-        self._prefix = prefix
 
     def show(self, news: News) -> None:
         """Print its events, and what it came to."""
@@ -120,7 +119,7 @@ class Lines:
             self._out.print(look.event_line(event), soft_wrap=True)
         if news.type == "DELETE":
             self._out.print(_deleted(news.task), soft_wrap=True)
-        elif news.task["status"] in look.FINAL and news.events and news.events[-1]["seq"] == news.task["seq"]:
+        elif news.task["status"] in look.FINAL and (not news.events or news.events[-1]["seq"] == news.task["seq"]):
             self._out.print(look.line(news.task), soft_wrap=True)
 
     def lost(self, why: str) -> None:
