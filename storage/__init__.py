@@ -53,6 +53,7 @@ from storage.follower import Follower
 from storage.keys import Key, Keys, Permission
 from storage.limits import CREATE_MANY_TASKS_MAX, REPORTS_MAX, TASK_ID_CHARACTERS_MAX, check_name, check_range
 from storage.link import Health, Link
+from storage.list_follower import ListFollower
 from storage.list_watch import ListWatch
 from storage.lists import Lists
 from storage.migrate import MIGRATION_WAIT_MS, current, head, migrate, require
@@ -157,6 +158,7 @@ class Storage:
     feed: Feed
     # Who hears of all tasks that a filter means.
     lists: Lists
+    list_follower: ListFollower
     # Who waits for tasks to claim.
     queues: Queues
     follower: Follower
@@ -266,7 +268,9 @@ async def open_storage(
             wait_s=pool_wait_s,
         )
         reader = Reader(pool)
-        follower = Follower(feed, reader, queues)
+        link: Link | None = None
+        list_follower = ListFollower(lists, reader, lambda: link is not None and link.health is Health.DEGRADED)
+        follower = Follower(feed, reader, queues, list_follower)
         link = _link(feed_url, follower)
         keys = Keys(pool)
         signing_keys = SigningKeys(pool, task_token_secrets)
@@ -274,7 +278,20 @@ async def open_storage(
         claimer = Claimer(pool, writer.aftermath)
         timing = Timers(pool, writer, keep_finished_s=keep_finished_s) if timers else None
         storage = Storage(
-            pool, feed, lists, queues, follower, link, writer, claimer, timing, reader, keys, signing_keys, task_tokens
+            pool,
+            feed,
+            lists,
+            list_follower,
+            queues,
+            follower,
+            link,
+            writer,
+            claimer,
+            timing,
+            reader,
+            keys,
+            signing_keys,
+            task_tokens,
         )
         follower.start()
         try:
@@ -292,6 +309,7 @@ async def open_storage(
             if link is not None:
                 await link.close()
             await follower.close()
+            await list_follower.close()
             await lists.close()
             await storage.reader.close()
             await storage.keys.close()

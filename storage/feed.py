@@ -180,6 +180,9 @@ class Announcer(Protocol):
     def announce(self, task_id: str, seq: int) -> None:
         """Say that a task has reached a number; 0 says that it is gone. It must not wait."""
 
+    def announce_end(self, task: Task) -> None:
+        """Say that a task is gone, and what it was."""
+
     def watch(self, task_id: str) -> None:
         """Hear of a task from now on."""
 
@@ -268,7 +271,10 @@ class Feed:
         """
         if self.announcer is not None:
             for update in updates:
-                self.announcer.announce(update.task.task_id, 0 if update.type is UpdateType.DELETE else update.task.seq)
+                if update.type is UpdateType.DELETE:
+                    self.announcer.announce_end(update.task)
+                else:
+                    self.announcer.announce(update.task.task_id, update.task.seq)
         if self._overhearer is not None:
             await self._overhearer.hear(updates)
         await self.tell(updates, committed_at=time.monotonic())

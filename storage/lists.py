@@ -100,6 +100,8 @@ class Lists:
         # Tasks as they were heard of last, while anybody listens, and when those were born that are gone.
         self._known = Remembered()
         self._gone: OrderedDict[str, datetime] = OrderedDict()
+        # The numbers that tasks were heard to have reached, lately and just before.
+        self._heard: tuple[dict[str, int], dict[str, int]] = ({}, {})
         # Those for whom something waits and who wait for it.
         self._ready: dict[ListWatch, None] = {}
         self._rounds: asyncio.Task[None] | None = None
@@ -107,6 +109,8 @@ class Lists:
         self.doubted: Callable[[Iterable[str]], None] | None = None
         # Called when the first comes: others hear of nothing that happened before.
         self.begun: Callable[[], None] | None = None
+        # Called when the last has left.
+        self.over: Callable[[], None] | None = None
         self.gauges = ListGauges()
 
     def watch(self, wanted: Filter) -> ListWatch:
@@ -173,6 +177,20 @@ class Lists:
         """A task as it was heard of last, as far as that is remembered."""
         return self._known.get(task_id)
 
+    def heard(self, task_id: str) -> int:
+        """The number that a task was heard to have reached since the last look but one; 0 for none."""
+        lately, before = self._heard
+        return lately.get(task_id) or before.get(task_id, 0)
+
+    def forget_heard(self) -> None:
+        """A look was made: what was heard before the last one is of no more use."""
+        self._heard = ({}, self._heard[0])
+
+    @property
+    def known_ids(self) -> list[str]:
+        """The tasks that are remembered, the one that was heard of last at the end."""
+        return self._known.task_ids
+
     def _hear(self, update: Update, now: datetime, *, whole: bool = True) -> None:
         task = update.task
         before = self._known.get(task.task_id)
@@ -180,6 +198,8 @@ class Lists:
             return
         if update.type is UpdateType.DELETE:
             self._known.forget(task.task_id)
+            self._heard[0].pop(task.task_id, None)
+            self._heard[1].pop(task.task_id, None)
             self._bury(task)
             update = Update(UpdateType.DELETE, task, (), EVENT_BYTES)
             for audience in self._audiences.values():
@@ -187,6 +207,7 @@ class Lists:
                     _put(audience, update)
             return
         self._known.keep(task)
+        self._heard[0][task.task_id] = task.seq
         if before is not None and before.created_at != task.created_at:
             # Nobody has told of its end.
             before = None
@@ -223,8 +244,11 @@ class Lists:
             del self._audiences[audience.filter]
             if not self._audiences:
                 self._feed.hear_all(None)
+                if self.over is not None:
+                    self.over()
                 # Whoever comes next would be told nothing by what was so long ago.
                 self._known = Remembered()
+                self._heard = ({}, {})
                 self._gone.clear()
 
     def _want_round(self, watch: ListWatch) -> None:
