@@ -123,6 +123,28 @@ def test_the_list_is_filtered_by_status(shell: Shell, task: str) -> None:
     assert {found["status"] for found in found} <= {"CANCELED", "FAILED"}
 
 
+def test_the_list_is_filtered_by_all_that_is_given(shell: Shell) -> None:
+    mark = uuid.uuid4().hex
+    old, new = f"{mark}-old", f"{mark}-new"
+    shell("create", old, "-t", mark, "-t", "a", "--queue", mark, "-m", json.dumps({"mark": mark, "n": 1}), code=0)
+    between = shell("show", old, "--json").json["createdAt"]
+    shell("create", new, "-t", mark, code=0)
+
+    def listed(*arguments: str) -> list[str]:
+        return [task["taskId"] for task in shell("list", *arguments, "--json").lines]
+
+    assert listed("--tag", mark) == [new, old]
+    assert listed("--tag", mark, "--tag", "a") == [old]
+    assert listed("--queue", mark) == [old]
+    assert listed("--prefix", f"{mark}-n") == [new]
+    assert listed("--metadata", json.dumps({"mark": mark})) == [old]
+    assert listed("--tag", mark, "--created-by", "admin") == [new, old]
+    assert listed("--tag", mark, "--created-by", "nobody") == []
+    assert listed("--tag", mark, "--created-before", between) == []
+    assert listed("--tag", mark, "--created-after", "-1h", "--updated-after", "-1h") == [new, old]
+    assert listed("--tag", mark, "--stale") == []
+
+
 def test_what_others_wrote_is_shown_and_not_obeyed(shell: Shell) -> None:
     task_id = f"evil\x1b]0;title\x07-{uuid.uuid4().hex}"
     shell("create", task_id, code=0)

@@ -2,7 +2,6 @@
 
 import http.server
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -63,10 +62,12 @@ def test_a_server_that_comes_back_within_the_patience_is_waited_for(server: Serv
     server.stop()
     # Its address is gone with it, so it is named.
     shell = server.shell.with_(SPECTRAL_URL=server.url, SPECTRAL_KEY=server.key)
-    with shell.start("create", "--json", "--patience", "60") as running:
-        time.sleep(1)
+    with shell.type("create", "--patience", "60") as typed:
+        typed.until("gives no answer; trying for 60 s")
         server.start()
-        assert running.ended().json["status"] == "PENDING"
+        code, text = typed.ended()
+    assert code == 0
+    assert text.splitlines()[-1].startswith("○ PENDING")
 
 
 @pytest.mark.parametrize("arguments", [("create",), ("list",), ("watch", "T"), ("tail",), ("delete", "T")])
