@@ -11,13 +11,13 @@ import typer
 
 METADATA_BYTES_MAX: Final = 1024 * 1024
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-_PART: Final = re.compile(r"(\d{1,9})([smhdw])")
-_DURATION: Final = re.compile(r"(?:\d{1,9}[smhdw])+")
+_PART: Final = re.compile(r"([0-9]{1,9})([smhdw])")
+_DURATION: Final = re.compile(r"(?:[0-9]{1,9}[smhdw])+")
 
 
 def seconds(text: str) -> int:
     """A duration in seconds: `90`, `90s`, `15m`, `2h`, `7d`, `1h30m`."""
-    if re.fullmatch(r"\d{1,12}", text, re.ASCII):
+    if re.fullmatch("[0-9]{1,12}", text):
         return int(text)
     if _DURATION.fullmatch(text) is None:
         raise typer.BadParameter(f'"{text}" is no duration; write seconds, or 90s, 15m, 2h, 7d, 1h30m.')

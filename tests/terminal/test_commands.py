@@ -12,7 +12,8 @@ from tests.terminal.shell import Shell
 FIELDS = {
     "taskId", "status", "progress", "metadata", "seq", "createdBy", "createdAt", "updatedAt", "startedAt",
     "completedAt", "failedAt", "canceledAt", "tags", "queue", "priority", "startAt", "dependsOn", "blockedBy",
-    "attempt", "maxAttempts", "nextAttemptAt", "worker", "leaseExpiresAt", "stale", "expiresAt", "deleteAt", "lastEvent",
+    "attempt", "maxAttempts", "nextAttemptAt", "worker", "leaseExpiresAt", "stale", "expiresAt", "deleteAt",
+    "lastEvent",
 }  # fmt: skip
 
 
@@ -67,7 +68,14 @@ def test_a_task_is_created_with_what_can_be_asked_for(shell: Shell, task: str) -
     assert created["metadata"] == {"frames": 30}
     assert created["startAt"] > created["createdAt"]
     shown = shell("show", created["taskId"]).out
-    for said in ("video, priority 7", "a, b", f"depends on  {task}", f"waits for   {task}", "2100-01-01", '"frames": 30'):
+    for said in (
+        "video, priority 7",
+        "a, b",
+        f"depends on  {task}",
+        f"waits for   {task}",
+        "2100-01-01",
+        '"frames": 30',
+    ):
         assert said in shown
 
 

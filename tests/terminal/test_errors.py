@@ -134,7 +134,7 @@ def answering(status: int, body: bytes) -> Iterator[str]:
     """A server of something else."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802
+        def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
@@ -163,7 +163,11 @@ def answering(status: int, body: bytes) -> Iterator[str]:
         (404, b"{}", Exit.NO_API),
         (200, b"[]", Exit.NO_API),
         (502, b"Bad Gateway", Exit.UNREACHABLE),
-        (200, b'{"errors": [{"message": "m.", "extensions": {"code": "INTERNAL_SERVER_ERROR", "id": "7"}}]}', Exit.FAULT),
+        (
+            200,
+            b'{"errors": [{"message": "m.", "extensions": {"code": "INTERNAL_SERVER_ERROR", "id": "7"}}]}',
+            Exit.FAULT,
+        ),
         (200, b'{"errors": [{"message": "m.", "extensions": {"code": "GRAPHQL_VALIDATION_FAILED"}}]}', Exit.NO_API),
         (200, b'{"errors": [{"message": "m.", "extensions": {"code": "OPERATION_NOT_ALLOWED"}}]}', Exit.NO_PERMISSION),
     ],
