@@ -22,11 +22,14 @@ async def listen(client: Client, queue: str, ring: Callable[[], None]) -> None:
     """Call `ring` whenever tasks may have become ready, until canceled."""
     waits = pauses()
     while True:
+        listening = False
         try:
             async with aclosing(subscribe(client, QUEUE_READY, {"queue": queue})) as answers:
                 # The first says what became ready while nobody listened.
                 async for answer in answers:
-                    waits = pauses()
+                    if not listening:
+                        listening, waits = True, pauses()
+                        log.debug("Listening for tasks of queue %s", queue)
                     if answer["ready"]:
                         ring()
         except (WorkerError, LookupError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""Where the server is found, and to whom the key of its folder is sent: to the server that holds it, and nobody else."""
+"""Where the server is found, and to whom the key of its folder is sent: to the server that holds it alone."""
 
 import fcntl
 import http.server
