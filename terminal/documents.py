@@ -6,11 +6,14 @@ A server that runs certain operations only (`SPECTRAL_OPERATIONS`) is given thes
 from typing import Final
 
 _EVENT: Final = "seq eventType message progress metadata timestamp actor"
-_TASK: Final = f"""
+# What a message has at hand.
+_TOLD: Final = f"""
     taskId status progress metadata seq createdBy createdAt updatedAt startedAt completedAt failedAt canceledAt
-    tags queue priority startAt dependsOn blockedBy attempt maxAttempts nextAttemptAt worker leaseExpiresAt stale
+    tags queue priority startAt dependsOn attempt maxAttempts nextAttemptAt worker leaseExpiresAt stale
     expiresAt deleteAt lastEvent {{ {_EVENT} }}
 """
+# With what must be looked up, which is not asked for with each message; of a task that is gone nobody could tell it.
+_TASK: Final = f"{_TOLD} blockedBy"
 
 CREATE: Final = f"""
 mutation TerminalCreate($taskId: ID!, $metadata: JSON, $options: TaskOptions) {{
@@ -66,11 +69,11 @@ query TerminalIds($first: Int!, $filter: TaskFilter) {
 }"""
 TASK_UPDATES: Final = f"""
 subscription TerminalTaskUpdates($taskId: ID!, $afterSeq: Int) {{
-  taskUpdates(taskId: $taskId, afterSeq: $afterSeq) {{ type task {{ {_TASK} }} events {{ {_EVENT} }} }}
+  taskUpdates(taskId: $taskId, afterSeq: $afterSeq) {{ type task {{ {_TOLD} }} events {{ {_EVENT} }} }}
 }}"""
 TASKS_UPDATED: Final = f"""
 subscription TerminalTasksUpdated($filter: TaskFilter) {{
-  tasksUpdated(filter: $filter) {{ type task {{ {_TASK} }} }}
+  tasksUpdated(filter: $filter) {{ type task {{ {_TOLD} }} }}
 }}"""
 REPORT: Final = """
 mutation TerminalReport($reports: [TaskReport!]!) {
