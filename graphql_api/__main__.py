@@ -1,5 +1,5 @@
 """``python -m graphql_api`` is ``spectral-notify``."""
 
-from graphql_api.cli import main
+from graphql_api.program import main
 
 main()

@@ -1,11 +1,12 @@
-"""The command line: ``spectral-notify serve | migrate | distribute | recount | schema | keys | signing-keys``."""
+"""The commands of the server: ``serve | migrate | distribute | recount | schema | keys | signing-keys``."""
 
 import asyncio
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
-from importlib.metadata import version
+from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -18,7 +19,7 @@ from graphql_api.audit import Action
 from graphql_api.logs import set_up_logs
 from graphql_api.schema import sdl
 from graphql_api.server import open_configured_storage, open_database, serve
-from graphql_api.settings import read_settings
+from graphql_api.settings import Settings, read_settings
 from storage import (
     SHARDS,
     SHARDS_MAX,
@@ -34,44 +35,15 @@ from storage import (
 
 T = TypeVar("T")
 
-app = typer.Typer(
-    name="spectral-notify",
-    help="A self-hosted GraphQL API with live subscriptions for long-running tasks.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+app = typer.Typer(rich_markup_mode=None)
+keys_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(keys_app, name="keys", help="Make, list and revoke API keys; also beside a running server.")
+signing_keys_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(
+    signing_keys_app,
+    name="signing-keys",
+    help="List, replace and revoke the keys that sign task tokens; also beside a running server.",
 )
-keys_app = typer.Typer(help="Make, list and revoke API keys; also beside a running server.", no_args_is_help=True)
-app.add_typer(keys_app, name="keys")
-signing_keys_app = typer.Typer(
-    help="List, replace and revoke the keys that sign task tokens; also beside a running server.", no_args_is_help=True
-)
-app.add_typer(signing_keys_app, name="signing-keys")
-
-
-def main() -> None:
-    """Run the command line; what stops a start is one sentence on stderr, never a traceback."""
-    try:
-        app()
-    except (StartupError, Refusal) as error:
-        sys.stderr.write(f"spectral-notify: {error}\n")
-        sys.exit(1)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(version("spectral-notify"))
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    _: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    """A self-hosted GraphQL API with live subscriptions for long-running tasks."""
 
 
 @app.command("serve")
@@ -81,7 +53,7 @@ def serve_command(
     ] = None,
 ) -> None:
     """Serve the API. Everything is set by SPECTRAL_… in the environment; docs/operations.md lists the settings."""
-    settings = read_settings({} if workers is None else {"workers": workers})
+    settings = _settings({} if workers is None else {"workers": workers})
     set_up_logs(settings.log_level, format=settings.log_format)
     _run(serve(settings))
 
@@ -89,7 +61,7 @@ def serve_command(
 @app.command("migrate")
 def migrate_command() -> None:
     """Bring the database's schema up to date, and exit."""
-    settings = read_settings()
+    settings = _settings()
     set_up_logs(settings.log_level, format=settings.log_format)
 
     async def upgrade() -> tuple[str | None, str]:
@@ -109,7 +81,7 @@ def distribute_command(
     ] = SHARDS,
 ) -> None:
     """Spread tasks over the machines of a Citus cluster, and exit. Stop the servers first."""
-    settings = read_settings()
+    settings = _settings()
     set_up_logs(settings.log_level, format=settings.log_format)
 
     async def spread() -> bool:
@@ -183,8 +155,8 @@ def list_signing_keys() -> None:
 @signing_keys_app.command("rotate")
 def rotate_signing_key() -> None:
     """Make a key that signs from now on, and print its ID. What was signed before stays good until it expires."""
-    if read_settings().task_token_secret is not None:
-        raise StartupError(
+    if _settings().task_token_secret is not None:
+        raise typer.TyperException(
             "Task tokens are signed with SPECTRAL_TASK_TOKEN_SECRET: move its value to "
             "SPECTRAL_TASK_TOKEN_SECRET_PREVIOUS, give it a new one, and restart the servers."
         )
@@ -210,7 +182,7 @@ def _print(table: Table) -> None:
 
 def _with_storage(use: Callable[[Storage], Awaitable[T]]) -> T:
     """Use the storage for a command, whose log is what went wrong and what was done."""
-    settings = read_settings()
+    settings = _settings()
     set_up_logs("warning", format=settings.log_format)
     audit.log.setLevel(logging.INFO)
 
@@ -224,6 +196,20 @@ def _with_storage(use: Callable[[Storage], Awaitable[T]]) -> T:
     return _run(run())
 
 
+def _settings(given: Mapping[str, Any] = MappingProxyType({})) -> Settings:
+    with _explained():
+        return read_settings(given)
+
+
 def _run(work: Coroutine[Any, Any, T]) -> T:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with _explained(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What stops a command is one sentence on stderr, never a traceback."""
+    try:
+        yield
+    except (StartupError, Refusal) as error:
+        raise typer.TyperException(str(error)) from error

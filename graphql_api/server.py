@@ -19,6 +19,7 @@ import uvloop
 from starlette.types import ASGIApp
 
 from graphql_api import audit, metrics
+from graphql_api.address import telling
 from graphql_api.app import PATH, App, build_app
 from graphql_api.audit import Action
 from graphql_api.logs import set_up_logs
@@ -100,6 +101,8 @@ async def serve(settings: Settings) -> None:
         )
         stop = stack.enter_context(_signals())
         async with open_database(settings, role="server") as url:
+            if settings.database_url is None:
+                stop.first(stack.enter_context(telling(settings.data_dir, _url(listener, PATH))))
             if settings.workers > 1:
                 await _serve_with_workers(settings, url, listener, metrics_listener, stop)
             else:
@@ -286,6 +289,11 @@ class _Stop:
     def __init__(self, task: asyncio.Task[Any]) -> None:
         self.begun = asyncio.Event()
         self._act: Callable[[], object] = task.cancel
+        self._first: Callable[[], object] = lambda: None
+
+    def first(self, act: Callable[[], object]) -> None:
+        """Do this before anything else, when asked to stop."""
+        self._first = act
 
     def when_asked(self, act: Callable[[], object]) -> None:
         """Do this when asked to stop; until then the start itself is given up."""
@@ -296,6 +304,7 @@ class _Stop:
         if not self.begun.is_set():
             log.info("Asked to stop")
             self.begun.set()
+            self._first()
             asyncio.get_running_loop().call_later(EXIT_WITHIN_S, _give_up)
             self._act()
 

@@ -8,12 +8,12 @@ FIRST_PAUSE_S: Final = 0.2
 PAUSE_MAX_S: Final = 15.0
 
 
-def pauses() -> Iterator[float]:
+def pauses(pause_max_s: float = PAUSE_MAX_S) -> Iterator[float]:
     """Pause after pause, without an end."""
     pause_s = FIRST_PAUSE_S
     while True:
         yield jittered(pause_s)
-        pause_s = min(2 * pause_s, PAUSE_MAX_S)
+        pause_s = min(2 * pause_s, pause_max_s)
 
 
 def jittered(pause_s: float) -> float:

@@ -6,7 +6,8 @@ attempt, and is written once.
 
 import asyncio
 import json
-from collections.abc import Mapping
+import ssl
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import httpx
@@ -16,13 +17,13 @@ from worker.errors import Refused, Unreachable, refusal
 
 TIMEOUT_S: Final = 20.0
 # Statuses of servers that stop or are overrun, and of proxies that reach none.
-_AGAIN: Final = frozenset({408, 429, 500, 502, 503, 504})
+PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
 _INTERNAL: Final = "INTERNAL_SERVER_ERROR"
 # A fault of the server may be one that passes, but seldom is.
 _FAULTS_MAX: Final = 3
 
 
-class _Again(Exception):
+class Again(Exception):
     """No answer that counts; another attempt may bring one."""
 
     def __init__(self, why: str, after_s: float = 0.0, refused: Refused | None = None) -> None:
@@ -33,15 +34,31 @@ class _Again(Exception):
 
 
 class Client:
-    """One server, and the credential with which it is asked."""
+    """One server, and the credential with which it is asked.
 
-    def __init__(self, url: str, key: str | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
+    `direct` goes past any proxy that the surroundings name. `unanswered` is told why an attempt brought nothing, before
+    the next one.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        direct: bool = False,
+        unanswered: Callable[[str], None] = lambda why: None,
+    ) -> None:
         if httpx.URL(url).scheme not in ("http", "https"):
             raise ValueError(f'The URL must begin with "http://" or "https://", got "{url}".')
         self.url = url
         self.key = key
+        self.direct = direct
+        self._unanswered = unanswered
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        self._http = httpx.AsyncClient(headers=headers, timeout=timeout_s)
+        # To read all that this machine trusts takes 40 ms, for nothing where there is no TLS.
+        trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if url.startswith("http:") and direct else True
+        self._http = httpx.AsyncClient(headers=headers, timeout=timeout_s, verify=trust, trust_env=not direct)
 
     async def close(self) -> None:
         """Close its connections."""
@@ -55,7 +72,7 @@ class Client:
         for pause_s in pauses():
             try:
                 return await self._ask_once(document, variables)
-            except _Again as again:
+            except Again as again:
                 wait_s = max(pause_s, again.after_s)
                 if again.refused is not None:
                     faults += 1
@@ -63,6 +80,7 @@ class Client:
                         raise again.refused from None
                 if clock() + wait_s > give_up_at:
                     raise again.refused or Unreachable(f"{self.url} gave no answer that counts: {again}") from None
+                self._unanswered(str(again))
             await asyncio.sleep(wait_s)
         raise AssertionError("pauses have no end")
 
@@ -70,27 +88,27 @@ class Client:
         try:
             response = await self._http.post(self.url, json={"query": document, "variables": variables})
         except httpx.TransportError as error:
-            raise _Again(f"{type(error).__name__}: {error}") from error
+            raise Again(f"{type(error).__name__}: {error}") from error
         try:
             body = response.json()
         except json.JSONDecodeError:
             body = None
         if not isinstance(body, dict) or not (body.get("errors") or body.get("data")):
             why = f"HTTP status {response.status_code} and no GraphQL"
-            if response.status_code in _AGAIN:
-                raise _Again(why)
+            if response.status_code in PASSING:
+                raise Again(why)
             raise Refused(f"HTTP_{response.status_code}", f"{self.url} answered with {why}.")
         if errors := body.get("errors"):
-            raise _verdict(errors[0])
+            raise verdict(errors[0])
         (answer,) = body["data"].values()
         return answer
 
 
-def _verdict(error: Mapping[str, Any]) -> _Again | Refused:
+def verdict(error: Mapping[str, Any]) -> Again | Refused:
     """What an error means to whoever asked."""
     extensions = error.get("extensions") or {}
     code, message = str(extensions.get("code", _INTERNAL)), str(error.get("message", ""))
     if extensions.get("retryable"):
-        return _Again(message, after_s=extensions.get("retryAfterMs", 0) / 1000)
+        return Again(message, after_s=extensions.get("retryAfterMs", 0) / 1000)
     refused = refusal(code, message, extensions)
-    return _Again(message, refused=refused) if code == _INTERNAL else refused
+    return Again(message, refused=refused) if code == _INTERNAL else refused

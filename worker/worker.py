@@ -36,6 +36,7 @@ class Worker:
 
     On SIGTERM, or `stop()`, it claims no more, gives back what was not begun, and lets blocks finish for `grace_s`
     seconds; then it ends them, and gives their tasks back too. With `signals=()` it leaves signals to others.
+    `direct` goes past any proxy that the surroundings name.
     """
 
     def __init__(
@@ -49,10 +50,11 @@ class Worker:
         poll_s: float = POLL_S,
         grace_s: float = GRACE_S,
         signals: Collection[signal.Signals] = (signal.SIGTERM,),
+        direct: bool = False,
     ) -> None:
         self.queue = queue
         self.name = f"{socket.gethostname()}:{os.getpid()}" if name is None else name
-        self._client = Client(url, key, timeout_s=min(TIMEOUT_S, lease_s / _TIMEOUTS_PER_LEASE))
+        self._client = Client(url, key, timeout_s=min(TIMEOUT_S, lease_s / _TIMEOUTS_PER_LEASE), direct=direct)
         self._lease_s = lease_s
         self._poll_s = poll_s
         self._grace_s = grace_s
@@ -73,9 +75,7 @@ class Worker:
             # Only the main thread may, and only where there are signals.
             with suppress(NotImplementedError, RuntimeError, ValueError):
                 loop.add_signal_handler(number, self.stop)
-        self._bell = asyncio.create_task(
-            listen(self._client.url, self._client.key, self.queue, self._ring), name=f"bell of {self.queue}"
-        )
+        self._bell = asyncio.create_task(listen(self._client, self.queue, self._ring), name=f"bell of {self.queue}")
         return self
 
     async def __aexit__(

@@ -123,6 +123,14 @@ def test_the_commands_take_a_task_from_start_to_end(served: Served) -> None:
     assert deleted == {"data": {"delete": "report-5f0c9a41"}}
 
 
+def test_the_commands_for_the_terminal_do_the_same(served: Served) -> None:
+    (commands,) = [block for block in blocks(README, "sh") if "spectral-notify watch" in block]
+    lines = run(served, commands).splitlines()
+    assert [line.split()[1:3] for line in lines[:3]] == [["PENDING", "0"], ["IN_PROGRESS", "40"], ["IN_PROGRESS", "40"]]
+    assert any(line.startswith("film-7 ") and line.endswith("Joining the sound") for line in lines)
+    assert lines[-1].split() == ["✓", "SUCCESS", "100", "%", "film-7"]
+
+
 def test_the_worker_in_ten_lines_does_what_it_is_given(served: Served, tmp_path: Path) -> None:
     key, *_, create = [block for block in blocks(README, "sh") if "curl" in block or block.startswith("KEY=")]
     (script,) = blocks(README, "python")

@@ -12,7 +12,7 @@ from typing import Any, Final
 from unittest.mock import patch
 from zlib import crc32
 
-from graphql_api.cli import main
+from graphql_api.program import main
 from storage import (
     Command,
     CreateMany,

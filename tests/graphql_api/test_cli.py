@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 import pytest
 from sqlalchemy import make_url
 
-from graphql_api import cli
+from graphql_api import program
 from graphql_api.audit import person
 from graphql_api.schema import sdl
 from storage import Permission, open_storage
@@ -42,7 +42,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
                 patched.setenv(name, value)
             patched.setattr(sys, "argv", ["spectral-notify", *arguments])
             with pytest.raises(SystemExit) as ended:
-                cli.main()
+                program.main()
                 raise SystemExit(0)
         out, err = capsys.readouterr()
         code = ended.value.code
@@ -107,7 +107,7 @@ async def permissions(database: str, key: str) -> set[Permission] | None:
 @pytest.mark.parametrize("arguments", [("keys", "create", "x"), ("keys", "create", "x", "-p", "FLY"), ("fly",)])
 def test_a_command_that_is_no_command_is_a_question_of_usage(run: Run, arguments: tuple[str, ...]) -> None:
     code, out, err = run(*arguments)
-    assert (code, out) == (2, "")
+    assert (code, out) == (64, "")
     assert "Usage" in err
 
 

@@ -13,7 +13,7 @@ from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Column, Connection, Integer
 
-from graphql_api import cli
+from graphql_api import program
 from storage import (
     Complete,
     Create,
@@ -119,7 +119,7 @@ def test_the_command_line_says_what_it_did(
     def say(*words: str) -> str:
         monkeypatch.setattr("sys.argv", ["spectral-notify", *words])
         with pytest.raises(SystemExit):
-            cli.main()
+            program.main()
         out, err = capsys.readouterr()
         return out + err
 
