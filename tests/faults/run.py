@@ -42,6 +42,9 @@ SOCKETS_SLACK: Final = 4
 # How long planners and workers go on when nothing is broken, and whoever looks for what is due had time to be replaced:
 # what is due then must be done in time. And from then until every task that waits must have come to its end.
 CALM_S: Final = 2.0
+# Servers that take longer to find nothing in a queue have a machine that is busy with something else.
+SLOW_S: Final = 0.5
+_NOTHING: Final = 'mutation { claim(worker: "nobody", queue: "nothing") { token } }'
 DRAIN_S: Final = 20.0
 _POLL_S: Final = 0.1
 # Nothing was written for so long: no request of a client that has gone is on its way any more.
@@ -163,9 +166,9 @@ async def _calm(
     """Plan and work while nothing is broken, then only work, until every task that waits has come to its end."""
     world.journal.note("planning and working with nothing broken")
     enough, stop = asyncio.Event(), asyncio.Event()
-    async with _running([one.run(stop) for one in workers]) as working:
+    calm_at = ledger.troubles[-1].ends_at
+    async with _running([_slow(ledger, workers[0].caller)]), _running([one.run(stop) for one in workers]) as working:
         async with _running([one.run(enough) for one in planners]) as planning:
-            calm_at = ledger.troubles[-1].ends_at
             await asyncio.sleep((calm_at - datetime.now(UTC)).total_seconds() + CALM_S)
             enough.set()
             await asyncio.wait(planning)
@@ -182,6 +185,17 @@ async def _calm(
         stop.set()
         await asyncio.wait(working)
         _finished(working)
+
+
+async def _slow(ledger: Ledger, caller: Caller) -> None:
+    """Write down when the machine is so busy that nothing can be expected to be in time."""
+    while True:
+        asked_at = datetime.now(UTC)
+        await asyncio.gather(*(caller.ask(server, _NOTHING, {}) for server in range(caller.servers)))
+        answered_at = datetime.now(UTC)
+        if (answered_at - asked_at).total_seconds() > SLOW_S:
+            ledger.troubles.append(Trouble(asked_at, answered_at))
+        await asyncio.sleep(_POLL_S)
 
 
 async def _faults(scene: Scene, options: Options, ends_at: float, stop: asyncio.Event) -> None:

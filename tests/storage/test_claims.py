@@ -213,6 +213,7 @@ async def test_subscribers_see_a_claim_of_which_nobody_knows_whether_it_was_made
 
 
 async def test_heartbeats_touch_no_index(empty_database: str) -> None:
+    # In a database of its own: what was counted stays with one that is used again.
     async with open_storage(empty_database) as storage:
         await queued(storage, 1)
         (claim,) = await storage.claimer.claim("q", "w")
