@@ -6,14 +6,12 @@ A server that runs certain operations only (`SPECTRAL_OPERATIONS`) is given thes
 from typing import Final
 
 _EVENT: Final = "seq eventType message progress metadata timestamp actor"
-# What a message has at hand.
-_TOLD: Final = f"""
+_STATE: Final = """
     taskId status progress metadata seq createdBy createdAt updatedAt startedAt completedAt failedAt canceledAt
-    tags queue priority startAt dependsOn attempt maxAttempts nextAttemptAt worker leaseExpiresAt stale
-    expiresAt deleteAt lastEvent {{ {_EVENT} }}
+    tags queue priority startAt dependsOn blockedBy attempt maxAttempts nextAttemptAt worker leaseExpiresAt stale
+    expiresAt deleteAt
 """
-# With what must be looked up, which is not asked for with each message; of a task that is gone nobody could tell it.
-_TASK: Final = f"{_TOLD} blockedBy"
+_TASK: Final = f"{_STATE} lastEvent {{ {_EVENT} }}"
 
 CREATE: Final = f"""
 mutation TerminalCreate($taskId: ID!, $metadata: JSON, $options: TaskOptions) {{
@@ -69,11 +67,11 @@ query TerminalIds($first: Int!, $filter: TaskFilter) {
 }"""
 TASK_UPDATES: Final = f"""
 subscription TerminalTaskUpdates($taskId: ID!, $afterSeq: Int) {{
-  taskUpdates(taskId: $taskId, afterSeq: $afterSeq) {{ type task {{ {_TOLD} }} events {{ {_EVENT} }} }}
+  taskUpdates(taskId: $taskId, afterSeq: $afterSeq) {{ type task {{ {_TASK} }} events {{ {_EVENT} }} }}
 }}"""
 TASKS_UPDATED: Final = f"""
 subscription TerminalTasksUpdated($filter: TaskFilter) {{
-  tasksUpdated(filter: $filter) {{ type task {{ {_TOLD} }} }}
+  tasksUpdated(filter: $filter) {{ type task {{ {_STATE} }} events {{ {_EVENT} }} }}
 }}"""
 REPORT: Final = """
 mutation TerminalReport($reports: [TaskReport!]!) {

@@ -83,7 +83,7 @@ async def follow_all(
     patience_s: float,
     lost: Callable[[str], None] = lambda why: None,
 ) -> AsyncGenerator[News, None]:
-    """The tasks of a filter as they change, from now on and without an end; events are left out.
+    """The tasks of a filter as they change, from now on and without an end, each with its latest event.
 
     After a connection that broke comes what has changed meanwhile, as it is by then; what was deleted meanwhile is not
     told, and of more than a page of tasks the newest are.
@@ -104,20 +104,21 @@ async def follow_all(
                 async for update in updates:
                     waits, give_up_at = pauses(PAUSE_MAX_S), None
                     if not isinstance(update, Begun):
-                        told = [(update["type"], update["task"])]
+                        told = [News(update["type"], update["task"], update["events"])]
                     elif since is None:
                         told = []
                         since = max((task["updatedAt"] for task in update.answer["nodes"]), default=_EPOCH)
                     else:
-                        told = [("SNAPSHOT", task) for task in reversed(update.answer["nodes"])]
-                    for kind, task in told:
+                        told = [_as_told(task) for task in reversed(update.answer["nodes"])]
+                    for news in told:
+                        task = news.task
                         since = max(since or _EPOCH, task["updatedAt"])
-                        if kind == "DELETE" or known.get(task["taskId"], 0) != task["seq"]:
+                        if news.type == "DELETE" or known.get(task["taskId"], 0) != task["seq"]:
                             known.pop(task["taskId"], None)
                             known[task["taskId"]] = task["seq"]
                             if len(known) > KNOWN_MAX:
                                 del known[next(iter(known))]
-                            yield News(kind, task, [])
+                            yield news
         except (Unreachable, Refused) as error:
             if isinstance(error, Refused) and error.code != _OUTDATED:
                 raise
@@ -126,6 +127,12 @@ async def follow_all(
                 raise
             lost(str(error))
             await asyncio.sleep(wait_s)
+
+
+def _as_told(task: Mapping[str, Any]) -> News:
+    """A task that was read, as a message would have had it."""
+    state = dict(task)
+    return News("SNAPSHOT", state, [state.pop("lastEvent")])
 
 
 def is_gone(error: Refused) -> bool:

@@ -36,7 +36,7 @@ async def tail_all(session: Session, tasks_filter: Mapping[str, Any], *, as_json
     async with aclosing(following) as all_news:
         async for news in all_news:
             if as_json:
-                look.dump({"type": news.type, "task": news.task})
+                look.dump({"type": news.type, "task": news.task, "events": news.events})
             else:
                 out.print(_line(news), soft_wrap=True)
 
@@ -44,12 +44,12 @@ async def tail_all(session: Session, tasks_filter: Mapping[str, Any], *, as_json
 def _line(news: News) -> Text:
     """A task and what happened to it last, in one line."""
     deleted = news.type == "DELETE"
-    event = news.task["lastEvent"]
-    text = Text.assemble((f"{look.local(event['timestamp']):%H:%M:%S}", "dim"), "  ", look.line(news.task))
+    text = Text.assemble((f"{look.local(news.task['updatedAt']):%H:%M:%S}", "dim"), "  ", look.line(news.task))
     if deleted:
         text.append("  deleted", "magenta")
-    elif not look.says_only_progress(event):
-        text.append(f"  {look.plain(event['message'])}", "red" if event["eventType"] == "ERROR" else "dim")
+    for event in news.events[-1:]:
+        if not look.says_only_progress(event):
+            text.append(f"  {look.plain(event['message'])}", "red" if event["eventType"] == "ERROR" else "dim")
     return text
 
 

@@ -206,8 +206,8 @@ def _known(task: Mapping[str, Any]) -> list[str]:
         found.append(f"attempt {task['attempt']} of {task['maxAttempts']}")
     if task["worker"]:
         found.append(f"worker {task['worker']}{', silent' if task['stale'] else ''}")
-    if task["status"] == "PENDING" and task["dependsOn"]:
-        found.append(f"depends on {', '.join(task['dependsOn'])}")
+    if task["status"] == "PENDING" and task["blockedBy"]:
+        found.append(f"waits for {', '.join(task['blockedBy'])}")
     elif task["status"] == "PENDING" and (due := task["nextAttemptAt"] or task["startAt"]):
         left_s = (look.local(due) - datetime.now(UTC)).total_seconds()
         found.append(f"due in {look.took(left_s + 1)}" if left_s > 0 else "due")
