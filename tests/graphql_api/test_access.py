@@ -50,7 +50,7 @@ SECRET: Final = "a secret of at least 32 characters"
 
 
 def document(field: str) -> str:
-    return f"{'query' if field.startswith('task') else 'mutation'} {{ told: {field} }}"
+    return f"{'query' if field.startswith(('task', 'stats')) else 'mutation'} {{ told: {field} }}"
 
 
 @pytest.mark.parametrize("access", Access)

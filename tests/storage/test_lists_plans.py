@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from storage import Counts, Filter, Json, Status, Storage, TooLarge, lists, open_storage
+from storage import Counts, Filter, Json, Status, Storage, TooLarge, lists, open_storage, pool
 from storage.counts import TOTALS, recount
 from tests.conftest import Clones
 from tests.postgres import session
@@ -185,8 +185,11 @@ def ways(plan: dict[str, Any]) -> Iterator[str]:
         yield from ways(part)
 
 
-async def test_a_filter_for_which_nothing_leads_is_given_up_and_hurts_nobody(million: str) -> None:
-    async with open_storage(million, upgrade=False, statement_timeout_ms=20, connections_max=6) as storage:
+async def test_a_filter_for_which_nothing_leads_is_given_up_and_hurts_nobody(
+    million: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.pool._FOR_A_SEARCH", f"{pool._FOR_A_SEARCH}; SET LOCAL statement_timeout = 20")
+    async with open_storage(million, upgrade=False, connections_max=6, pool_wait_s=30) as storage:
         asking = [asyncio.create_task(storage.reader.count(Filter(stale=False))) for _ in range(20)]
         assert await storage.reader.task("nobody") is None
         for outcome in await asyncio.gather(*asking, return_exceptions=True):
