@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from graphql_api import vigil as vigil_module
+from graphql_api.execution.plan import Plan, Plans
 from storage import Create, Permission, UpdateProgress, live_watch
 from tests.graphql_api.clients import WAIT_S, Answer, Api, Socket, code, data, error, until
 from tests.graphql_api.conftest import Serving
@@ -157,23 +158,35 @@ async def test_a_list_is_for_those_who_may_list(serving: Serving) -> None:
         assert api.storage.live.subscribers == api.storage.live.filters == 0
 
 
-async def test_what_is_asked_after_a_subscription_is_answered_after_it_has_begun(serving: Serving) -> None:
-    # So long that it is prepared beside the loop, which takes its time.
-    long = LIST + " ".join(f"fragment f{number} on Task {{ id }}" for number in range(60))
-    long = long.replace("task { id", "task { id " + " ".join(f"...f{number}" for number in range(60)))
-    query = 'mutation { create(taskId: "T") { id } }'
+async def test_what_is_asked_after_a_subscription_is_answered_after_it_has_begun(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = asyncio.Event()
+    plan = Plans.plan
+
+    async def slow(plans: Plans, query: str, operation_name: str | None) -> Plan:
+        if query == LIST:
+            await prepared.wait()
+        return await plan(plans, query, operation_name)
+
+    monkeypatch.setattr(Plans, "plan", slow)
     async with serving() as api, api.socket(key=api.admin_key) as socket:
-        # Known, so that nothing else keeps it waiting.
-        await socket.ask('mutation { create(taskId: "S") { id } }')
-        watching = await socket.subscribe(long)
-        creating = await socket.subscribe(query)
-        messages = [await socket.take() for _ in range(3)]
-        assert {message["id"] for message in messages if message["type"] == "next"} == {watching, creating}
+        watching = await socket.subscribe(LIST)
+        creating = await socket.subscribe('mutation { create(taskId: "T") { id } }')
+        await socket.say({"type": "ping"})
+        assert await socket.take() == {"type": "pong"}
+        # Whoever asks elsewhere has not to wait, and was later.
+        await api.create("other")
+        assert await api.storage.reader.task("T") is None
+        prepared.set()
+        told_of = {message["id"] for message in [await socket.take() for _ in range(3)] if message["type"] == "next"}
+        assert told_of == {watching, creating}
         # One that comes to nothing holds nobody up, nor does one that is given up.
+        prepared.clear()
         await socket.subscribe("subscription { nothing }")
-        gone = await socket.subscribe(long + " ")
-        await socket.say({"type": "complete", "id": gone})
+        gone = await socket.subscribe(LIST)
         asked = await socket.subscribe("{ viewer { name } }")
+        await socket.say({"type": "complete", "id": gone})
         while (message := await socket.take())["id"] != asked:
             assert message["type"] == "error"
         assert message["type"] == "next"
