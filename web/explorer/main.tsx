@@ -1,5 +1,5 @@
 // The explorer: GraphiQL with its editor, workers and fonts from this server, so that it works where nothing else is
-// reached. It is a page of its own and shares no code with the dashboard.
+// reached.
 import { createRoot } from "react-dom/client";
 import "graphiql/style.css";
 import { Explorer } from "./Explorer";
