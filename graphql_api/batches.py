@@ -12,8 +12,9 @@ from graphql_api.audit import Action, recorded
 from graphql_api.auth import Viewer
 from graphql_api.context import Info
 from graphql_api.errors import refusal
+from graphql_api.filters import TaskFilter, filter_of
 from graphql_api.options import TaskOptions, options_of
-from graphql_api.types import EventInput, Task, TaskFilter, given
+from graphql_api.types import EventInput, Task, given
 from storage import (
     REPORTS_MAX,
     AddEvent,
@@ -233,7 +234,9 @@ async def _delete_many(
         deleted, after = 0, None
         facts["tasks"] = deleted
         while deleted < DELETED_MAX:
-            page = await opened.reader.page(min(DELETED_TOGETHER, DELETED_MAX - deleted), after, given(filter.status))
+            page = await opened.reader.page(
+                min(DELETED_TOGETHER, DELETED_MAX - deleted), after, filter_of(filter).statuses
+            )
             outcomes = await opened.writer.submit_each([Delete(task_id=task.task_id) for task in page.tasks])
             deleted += sum(outcome is None for outcome in outcomes)
             facts["tasks"] = deleted

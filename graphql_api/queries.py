@@ -8,7 +8,8 @@ from strawberry import UNSET
 import storage
 from graphql_api.auth import Viewer
 from graphql_api.context import Info
-from graphql_api.types import Page, Task, TaskConnection, TaskFilter, ViewerType, given
+from graphql_api.filters import TaskFilter, filter_of
+from graphql_api.types import Page, Task, TaskConnection, ViewerType, given
 from storage import Permission
 from storage.limits import TASKS_PAGE_DEFAULT
 
@@ -32,11 +33,11 @@ async def _tasks(
 ) -> Page:
     """Read a page of the list."""
     info.context.viewer.require(Permission.LIST)
-    statuses = given(filter.status) if filter else None
+    wanted = filter_of(given(filter))
     found = await info.context.storage.reader.page(
-        TASKS_PAGE_DEFAULT if first is None else first, given(after), statuses
+        TASKS_PAGE_DEFAULT if first is None else first, given(after), wanted.statuses
     )
-    return Page(found, statuses)
+    return Page(found, wanted)
 
 
 def _viewer(info: Info) -> Viewer:

@@ -21,6 +21,7 @@ from graphql_api.context import Info
 from storage import (
     BadInput,
     EventType,
+    Filter,
     OnDependencyFailure,
     Permission,
     Status,
@@ -286,7 +287,7 @@ class Page:
     """A page of the list, with what was asked for."""
 
     found: TaskPage
-    statuses: Sequence[Status] | None
+    wanted: Filter
 
 
 def _edges(page: strawberry.Parent[Page]) -> Sequence[storage.Task]:
@@ -345,7 +346,7 @@ def _page(page: strawberry.Parent[Page]) -> Page:
 
 
 async def _total_count(page: strawberry.Parent[Page], info: Info) -> int:
-    return await info.context.storage.reader.count(page.statuses)
+    return await info.context.storage.reader.count(page.wanted.statuses)
 
 
 @strawberry.type(description="A page of a list of tasks.")
@@ -393,13 +394,6 @@ class IssuedTaskToken:
         description='The token, which is sent as "Authorization: Bearer …". It is shown this once and kept nowhere.'
     )
     expires_at: datetime = strawberry.field(description="Until when it is good.")
-
-
-@strawberry.input(description="Which tasks of a list are meant. What is left out does not matter.")
-class TaskFilter:
-    """A filter of the list."""
-
-    status: list[Status] | None = strawberry.field(default=UNSET, description="Tasks in one of these.")
 
 
 @strawberry.input(description="An event to write into a task's log.")

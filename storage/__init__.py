@@ -47,6 +47,7 @@ from storage.errors import (
 from storage.feed import Feed, Listener
 from storage.feed_nats import NatsLink
 from storage.feed_postgres import PostgresLink
+from storage.filters import Filter
 from storage.follower import Follower
 from storage.keys import Key, Keys, Permission
 from storage.limits import CREATE_MANY_TASKS_MAX, REPORTS_MAX, TASK_ID_CHARACTERS_MAX, check_name, check_range
@@ -83,6 +84,7 @@ __all__ = [
     "Event",
     "EventType",
     "Fail",
+    "Filter",
     "HasExpired",
     "Health",
     "Heartbeat",

@@ -1,0 +1,119 @@
+"""Which tasks somebody means, as a frozen value. A filter that exists is well-formed: to make it is to check it.
+
+The reader asks the database with it; `matches` says the same of a task at hand, for whoever hears of changes.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from functools import cached_property
+from typing import Any, Final
+
+from storage.errors import BadInput
+from storage.limits import CREATED_BY_CHARACTERS_MAX, TASK_ID_CHARACTERS_MAX, check_name
+from storage.options import QUEUE_CHARACTERS_MAX, TAG_CHARACTERS_MAX, TAGS_MAX
+from storage.task import Json, Status, Task
+
+# Each is looked for in the metadata of every task that changes.
+METADATA_VALUES_MAX: Final = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Which tasks are meant: those of which all that is given is true. What is None does not matter."""
+
+    # In one of these; in none of them when it is empty.
+    statuses: Collection[Status] | None = None
+    created_by: str | None = None
+    # With all of these.
+    tags: Sequence[str] | None = None
+    queue: str | None = None
+    task_id_prefix: str | None = None
+    # An object that the metadata of the task contains, as PostgreSQL's `@>` says it.
+    metadata: Json | None = None
+    # At this time or later; before this time; changed at this time or later.
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    updated_after: datetime | None = None
+    # Whether a worker has it whose lease has run out.
+    stale: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.statuses is not None:
+            object.__setattr__(self, "statuses", frozenset(self.statuses))
+        if self.created_by is not None:
+            check_name("createdBy", self.created_by, CREATED_BY_CHARACTERS_MAX)
+        if self.tags is not None:
+            # No tags ask for nothing.
+            object.__setattr__(self, "tags", tuple(sorted(set(self.tags))) or None)
+        for tag in self.tags or ():
+            check_name("tag", tag, TAG_CHARACTERS_MAX)
+        if self.tags is not None and len(self.tags) > TAGS_MAX:
+            raise BadInput(f"tags must have at most {TAGS_MAX} items, got {len(self.tags)}.")
+        if self.queue is not None:
+            check_name("queue", self.queue, QUEUE_CHARACTERS_MAX)
+        if self.task_id_prefix is not None:
+            check_name("taskIdPrefix", self.task_id_prefix, TASK_ID_CHARACTERS_MAX)
+        if self.metadata is not None:
+            if not isinstance(wanted := self.metadata.value(), dict):
+                raise BadInput("metadata must be an object: a task is found when its own contains it.")
+            if (values := _values(wanted)) > METADATA_VALUES_MAX:
+                raise BadInput(f"metadata must hold at most {METADATA_VALUES_MAX} values, got {values}.")
+
+    @property
+    def empty(self) -> bool:
+        """Whether it asks for nothing, so that it means every task."""
+        return all(getattr(self, field.name) is None for field in fields(self))
+
+    def matches(self, task: Task, now: datetime) -> bool:
+        """Whether it means a task as it is."""
+        plan = task.plan
+        return (
+            (self.statuses is None or task.status in self.statuses)
+            and (self.created_by is None or task.created_by == self.created_by)
+            and (self.tags is None or (plan is not None and set(self.tags) <= set(plan.tags)))
+            and (self.queue is None or (plan is not None and plan.queue == self.queue))
+            and (self.task_id_prefix is None or task.task_id.startswith(self.task_id_prefix))
+            and (self.created_after is None or task.created_at >= self.created_after)
+            and (self.created_before is None or task.created_at < self.created_before)
+            and (self.updated_after is None or task.updated_at >= self.updated_after)
+            and (self.stale is None or is_stale(task, now) is self.stale)
+            # The last, as it is by far the most to do.
+            and (
+                self.metadata is None or (task.metadata is not None and _contains(task.metadata.value(), self._object))
+            )
+        )
+
+    @cached_property
+    def _object(self) -> Any:
+        assert self.metadata is not None
+        return self.metadata.value()
+
+
+EVERYTHING: Final = Filter()
+
+
+def is_stale(task: Task, now: datetime) -> bool:
+    """Whether a worker has it whose lease has run out."""
+    return task.plan is not None and task.plan.lease_expires_at is not None and task.plan.lease_expires_at < now
+
+
+def _contains(whole: Any, part: Any) -> bool:
+    """What `whole @> part` is for two values of jsonb."""
+    if isinstance(part, dict):
+        return isinstance(whole, dict) and all(
+            name in whole and _contains(whole[name], value) for name, value in part.items()
+        )
+    if isinstance(part, list):
+        return isinstance(whole, list) and all(any(_contains(one, wanted) for one in whole) for wanted in part)
+    # To Python, True is 1.
+    return bool(whole == part) and (type(whole) is type(part) or (_is_number(whole) and _is_number(part)))
+
+
+def _values(value: Any) -> int:
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(map(_values, children))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
