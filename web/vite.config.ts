@@ -16,7 +16,15 @@ export default defineConfig({
     // The content security policy has no `data:` for fonts and scripts: every asset is a file of its own.
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
-    rollupOptions: { input: pages },
+    rollupOptions: {
+      input: pages,
+      // Marks that the explorer's libraries set for a compiler that has run on them already.
+      onwarn: (warning, warn) => {
+        if (warning.code !== "MODULE_LEVEL_DIRECTIVE") warn(warning);
+      },
+    },
+    // The explorer's editor; it loads apart from everything else.
+    chunkSizeWarningLimit: 3_000,
   },
   server: { proxy },
   preview: { proxy },

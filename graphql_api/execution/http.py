@@ -1,4 +1,4 @@
-"""GraphQL over HTTP: POST and GET, streams as SSE or multipart, and GraphiQL for browsers.
+"""GraphQL over HTTP: POST and GET, streams as SSE or multipart, and a page for browsers.
 
 The kind of operation decides the shape of the answer before `Accept` does: a query or a mutation is answered with
 JSON whenever the client takes JSON, however many other types it lists, and a subscription is streamed.
@@ -15,7 +15,6 @@ from urllib.parse import parse_qsl
 
 from graphql import OperationType
 from starlette.types import Message, Receive, Scope, Send
-from strawberry.http.ides import get_graphql_ide_html
 
 from graphql_api.admission import Admission
 from graphql_api.auth import Doorkeeper
@@ -53,13 +52,6 @@ _NEEDS_JSON: Final = f"Answers are {JSON} or {GRAPHQL_JSON}, or streams, none of
 # What is told is for whoever asked, at this time, and is what its type says.
 SAFE_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _SAFE_HEADERS: Final = [(name.lower().encode(), value.encode()) for name, value in SAFE_HEADERS.items()]
-_PAGE_HEADERS: Final = {
-    # No other page may show this one in a frame and have its buttons pressed.
-    "Content-Security-Policy": "frame-ancestors 'none'",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Vary": "Accept",
-}
 
 
 class Refused(Exception):
@@ -127,7 +119,7 @@ class GraphQLOverHTTP:
         doorkeeper: Doorkeeper,
         admission: Admission,
         *,
-        explorer: bool,
+        page: Callable[[Headers], Answer] | None,
         vary_by_origin: bool,
         body_bytes_max: int,
         body_timeout_s: float,
@@ -139,7 +131,8 @@ class GraphQLOverHTTP:
         self._admission = admission
         # What the middleware for other origins would add to an answer that has nothing to do with them.
         self._vary = [(b"vary", b"Origin")] if vary_by_origin else []
-        self._page = _explorer() if explorer else None
+        # What a browser that opens the address is shown.
+        self._page = page
         self._body_bytes_max = body_bytes_max
         self._body_timeout_s = body_timeout_s
         self._stopping = stopping
@@ -208,7 +201,7 @@ class GraphQLOverHTTP:
             operation = self._operation(accepted, await self._body(headers, receive))
         elif method == "GET":
             if self._page and accepted.likes_page:
-                return _answer(200, HTML, self._page, _PAGE_HEADERS)
+                return self._page(headers)
             _check_accepted(accepted)
             operation = self._read(_parameters(scope["query_string"]))
         else:
@@ -320,12 +313,6 @@ def _with_headers(send: Send, headers: Echoed) -> Send:
         await send(message)
 
     return send_with_headers
-
-
-def _explorer() -> bytes:
-    # Headers hold keys, and what the page persists lies in the browser for good.
-    page = get_graphql_ide_html(graphql_ide="graphiql")
-    return page.replace("shouldPersistHeaders: true", "shouldPersistHeaders: false").encode()
 
 
 async def _disconnected(receive: Receive) -> None:
