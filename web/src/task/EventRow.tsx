@@ -1,6 +1,7 @@
 import type { Ref } from "react";
 import type { TaskEvent } from "../api/documents";
-import { dateTime, dayOf, timeOfDay } from "../format/format";
+import { dateTime, dayUnlessToday, timeOfDay } from "../format/format";
+import { useNow } from "../format/now";
 import { Chevron, Shape } from "../ui/icons";
 import { Json } from "../ui/Json";
 
@@ -22,6 +23,7 @@ interface EventRowProps {
 
 /** A line of the history, or the place of one that is being read. */
 export function EventRow({ ref, seq, event, failed, index, total, top, open, onToggle, onAgain }: EventRowProps) {
+  const now = useNow();
   const long = event !== undefined && event.message.length > MESSAGE;
   const more = event !== undefined && (long || event.metadata !== null);
   return (
@@ -46,7 +48,7 @@ export function EventRow({ ref, seq, event, failed, index, total, top, open, onT
           <p className="event-message">{long && !open ? `${event.message.slice(0, MESSAGE)}…` : event.message}</p>
           <p className="event-facts">
             <time dateTime={event.timestamp} title={dateTime(event.timestamp)}>
-              {dayOf(event.timestamp)}, {timeOfDay(event.timestamp)}
+              {dayUnlessToday(event.timestamp, now)} {timeOfDay(event.timestamp)}
             </time>
             <span>#{seq}</span>
             <span className="event-type">{event.eventType.toLowerCase()}</span>
