@@ -35,10 +35,9 @@ export function timeOfDay(iso: string): string {
   return clock.format(Date.parse(iso));
 }
 
-/** The day of a time, or nothing for today. */
-export function dayUnlessToday(iso: string, now: number): string {
-  const of = day.format(Date.parse(iso));
-  return of === day.format(now) ? "" : of;
+/** The day of a time. */
+export function dayOf(time: string | number): string {
+  return day.format(new Date(time));
 }
 
 /** A time in full, as the viewer's clock has it. */
