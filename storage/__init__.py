@@ -53,7 +53,7 @@ from storage.follower import Follower
 from storage.keys import Key, Keys, Permission
 from storage.limits import CREATE_MANY_TASKS_MAX, REPORTS_MAX, TASK_ID_CHARACTERS_MAX, check_name, check_range
 from storage.link import Health, Link
-from storage.migrate import MIGRATION_WAIT_MS, current, head, migrate, require
+from storage.migrate import MIGRATION_WAIT_MS, current, explained, head, migrate, require
 from storage.options import QUEUE_CHARACTERS_MAX, Options, Retry
 from storage.pool import Pool, open_pool
 from storage.queues import Queues
@@ -131,7 +131,7 @@ __all__ = [
     "distribute",
     "history_range",
     "open_storage",
-    "recount",
+    "recount_database",
     "upgrade_database",
 ]
 
@@ -193,6 +193,24 @@ async def upgrade_database(url: str) -> tuple[str | None, str]:
         return await migrate(engine)
     finally:
         await engine.dispose()
+
+
+async def recount_database(url: str) -> Counts:
+    """Count the tasks of a database anew, while others go on."""
+    pool = open_pool(
+        url,
+        connections_max=1,
+        pool_wait_s=0,
+        statement_timeout_ms=MIGRATION_WAIT_MS,
+        lock_timeout_ms=MIGRATION_WAIT_MS,
+    )
+    try:
+        await require(pool)
+        with explained():
+            await recount(pool)
+        return await Reader(pool).counts()
+    finally:
+        await pool.close()
 
 
 def _link(feed_url: str | None, follower: Follower) -> Link | None:

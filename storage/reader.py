@@ -200,11 +200,11 @@ class Reader:
         return await asyncio.shield(task)
 
     async def _ask(self, question: lists.Question) -> Sequence[Any]:
-        statement, arguments, usual = question
+        statement, arguments, ordered = question
         try:
-            return await self._apart(self._pool.read_list(statement, *arguments, usual=usual))
+            return await self._apart(self._pool.read_list(statement, *arguments, ordered=ordered))
         except Unavailable as error:
-            if usual or error.__cause__ is None or not is_out_of_time(error.__cause__):
+            if ordered or error.__cause__ is None or not is_out_of_time(error.__cause__):
                 raise
             raise TooLarge(
                 "The tasks that the filter means are too hard to find: it took too long. Ask for something that fewer "
