@@ -37,6 +37,7 @@ from storage.errors import (
     BadInput,
     IdempotencyConflict,
     LeaseLost,
+    ListOutdated,
     Refusal,
     StartupError,
     TaskAlreadyExists,
@@ -53,6 +54,9 @@ from storage.follower import Follower
 from storage.keys import Key, Keys, Permission
 from storage.limits import CREATE_MANY_TASKS_MAX, REPORTS_MAX, TASK_ID_CHARACTERS_MAX, check_name, check_range
 from storage.link import Health, Link
+from storage.live import LiveLists
+from storage.live_follower import LiveFollower
+from storage.live_watch import ListWatch
 from storage.migrate import MIGRATION_WAIT_MS, current, explained, head, migrate, require
 from storage.options import QUEUE_CHARACTERS_MAX, Options, Retry
 from storage.pool import Pool, open_pool
@@ -95,6 +99,8 @@ __all__ = [
     "Key",
     "Keys",
     "LeaseLost",
+    "ListOutdated",
+    "ListWatch",
     "Listener",
     "LogPage",
     "NotTrusted",
@@ -153,6 +159,9 @@ class Storage:
 
     pool: Pool
     feed: Feed
+    # Who hears of all tasks that a filter means.
+    live: LiveLists
+    live_follower: LiveFollower
     # Who waits for tasks to claim.
     queues: Queues
     follower: Follower
@@ -267,6 +276,7 @@ async def open_storage(
             await pool.close()
             pool = open_(CITUS)
         feed = Feed()
+        live = LiveLists(feed)
         queues = Queues()
         writer = Writer(
             pool,
@@ -279,15 +289,31 @@ async def open_storage(
             wait_s=pool_wait_s,
         )
         reader = Reader(pool)
-        follower = Follower(feed, reader, queues)
+        live_follower = LiveFollower(live, reader)
+        follower = Follower(feed, reader, queues, live_follower)
         link = _link(feed_url, follower)
+        if link is not None:
+            live_follower.degraded = lambda: link.health is Health.DEGRADED
         keys = Keys(pool)
         signing_keys = SigningKeys(pool, task_token_secrets)
         task_tokens = TaskTokens(signing_keys, keys)
         claimer = Claimer(pool, writer.aftermath)
         timing = Timers(pool, writer, keep_finished_s=keep_finished_s) if timers else None
         storage = Storage(
-            pool, feed, queues, follower, link, writer, claimer, timing, reader, keys, signing_keys, task_tokens
+            pool,
+            feed,
+            live,
+            live_follower,
+            queues,
+            follower,
+            link,
+            writer,
+            claimer,
+            timing,
+            reader,
+            keys,
+            signing_keys,
+            task_tokens,
         )
         follower.start()
         try:
@@ -305,6 +331,8 @@ async def open_storage(
             if link is not None:
                 await link.close()
             await follower.close()
+            await live_follower.close()
+            await live.close()
             await storage.reader.close()
             await storage.keys.close()
             await storage.signing_keys.close()

@@ -71,17 +71,26 @@ class Filter:
 
     def matches(self, task: Task, now: datetime) -> bool:
         """Whether it means a task as it is."""
-        plan = task.plan
+        return self.holds(task, now) and self.fits(task)
+
+    def holds(self, task: Task, now: datetime) -> bool:
+        """Whether that is true of which the answer changes in the life of a task."""
         return (
             (self.statuses is None or task.status in self.statuses)
-            and (self.created_by is None or task.created_by == self.created_by)
+            and (self.updated_after is None or task.updated_at >= self.updated_after)
+            and (self.stale is None or is_stale(task, now) is self.stale)
+        )
+
+    def fits(self, task: Task) -> bool:
+        """Whether all else is true of it. For one task the answer is always the same."""
+        plan = task.plan
+        return (
+            (self.created_by is None or task.created_by == self.created_by)
             and (self.tags is None or (plan is not None and set(self.tags) <= set(plan.tags)))
             and (self.queue is None or (plan is not None and plan.queue == self.queue))
             and (self.task_id_prefix is None or task.task_id.startswith(self.task_id_prefix))
             and (self.created_after is None or task.created_at >= self.created_after)
             and (self.created_before is None or task.created_at < self.created_before)
-            and (self.updated_after is None or task.updated_at >= self.updated_after)
-            and (self.stale is None or is_stale(task, now) is self.stale)
             # The last, as it is by far the most to do.
             and (
                 self.metadata is None
