@@ -226,24 +226,24 @@ async def _delete_many(
     """Delete the tasks that a filter finds."""
     viewer = info.context.viewer
     opened = info.context.storage
-    wanted = {name: value for name, value in vars(filter).items() if given(value) is not None}
-    with recorded(Action.TASK_DELETE_MANY, viewer, filter=_words(wanted)) as facts:
+    said = {name: value for name, value in vars(filter).items() if given(value) is not None}
+    with recorded(Action.TASK_DELETE_MANY, viewer, filter=_words(said)) as facts:
         viewer.require(Permission.DELETE)
-        if not wanted:
+        wanted = filter_of(filter)
+        if wanted.empty:
             raise BadInput("filter must name something: an empty one would delete every task.")
         deleted, after = 0, None
         facts["tasks"] = deleted
         while deleted < DELETED_MAX:
-            page = await opened.reader.page(
-                min(DELETED_TOGETHER, DELETED_MAX - deleted), after, filter_of(filter).statuses
+            page = await opened.reader.page(min(DELETED_TOGETHER, DELETED_MAX - deleted), after, wanted)
+            outcomes = await opened.writer.submit_each(
+                [Delete(task_id=task.task_id, wanted=wanted) for task in page.tasks]
             )
-            outcomes = await opened.writer.submit_each([Delete(task_id=task.task_id) for task in page.tasks])
             deleted += sum(outcome is None for outcome in outcomes)
             facts["tasks"] = deleted
-            # One that somebody else has deleted meanwhile is gone, as was wanted.
+            # One that somebody else has deleted meanwhile is gone, as was wanted; one that is no longer meant stays.
             for outcome in outcomes:
-                if outcome is not None and not isinstance(outcome, TaskNotFound):
-                    assert isinstance(outcome, BaseException)
+                if isinstance(outcome, BaseException) and not isinstance(outcome, TaskNotFound):
                     raise outcome
             if not page.has_next:
                 break

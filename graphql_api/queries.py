@@ -9,8 +9,8 @@ import storage
 from graphql_api.auth import Viewer
 from graphql_api.context import Info
 from graphql_api.filters import TaskFilter, filter_of
-from graphql_api.types import Page, Task, TaskConnection, ViewerType, given
-from storage import Permission
+from graphql_api.types import Page, Task, TaskConnection, TaskStats, ViewerType, given
+from storage import Counts, Permission
 from storage.limits import TASKS_PAGE_DEFAULT
 
 TaskId = Annotated[strawberry.ID, strawberry.argument(description="The ID of the task.")]
@@ -34,10 +34,19 @@ async def _tasks(
     """Read a page of the list."""
     info.context.viewer.require(Permission.LIST)
     wanted = filter_of(given(filter))
-    found = await info.context.storage.reader.page(
-        TASKS_PAGE_DEFAULT if first is None else first, given(after), wanted.statuses
-    )
+    found = await info.context.storage.reader.page(TASKS_PAGE_DEFAULT if first is None else first, given(after), wanted)
     return Page(found, wanted)
+
+
+async def _stats(
+    info: Info,
+    filter: Annotated[  # noqa: A002 - the contract's word
+        TaskFilter | None, strawberry.argument(description="Which tasks; all of them when nothing is said.")
+    ] = UNSET,
+) -> Counts:
+    """Count tasks by status."""
+    info.context.viewer.require(Permission.LIST)
+    return await info.context.storage.reader.counts(filter_of(given(filter)))
 
 
 def _viewer(info: Info) -> Viewer:
@@ -55,5 +64,11 @@ class Query:
     )
     tasks = strawberry.field(
         resolver=_tasks, description="All tasks, newest first, page by page. Needs LIST.", graphql_type=TaskConnection
+    )
+    stats = strawberry.field(
+        resolver=_stats,
+        description="How many tasks there are in each status. Of all tasks that is known at once, however many there "
+        "are; those of a filter are counted. Needs LIST.",
+        graphql_type=TaskStats,
     )
     viewer = strawberry.field(resolver=_viewer, description="Who am I, and what may I do?", graphql_type=ViewerType)

@@ -20,6 +20,7 @@ from graphql_api.auth import Viewer
 from graphql_api.context import Info
 from storage import (
     BadInput,
+    Counts,
     EventType,
     Filter,
     OnDependencyFailure,
@@ -346,7 +347,7 @@ def _page(page: strawberry.Parent[Page]) -> Page:
 
 
 async def _total_count(page: strawberry.Parent[Page], info: Info) -> int:
-    return await info.context.storage.reader.count(page.wanted.statuses)
+    return await info.context.storage.reader.count(page.wanted)
 
 
 @strawberry.type(description="A page of a list of tasks.")
@@ -357,8 +358,26 @@ class TaskConnection:
     nodes = strawberry.field(resolver=_edges, graphql_type=list[Task], description="The tasks alone.")
     page_info = strawberry.field(resolver=_page, graphql_type=PageInfo, description="Where this page stands.")
     total_count = strawberry.field(
-        resolver=_total_count, description="How many tasks the whole list has. It is counted only when it is selected."
+        resolver=_total_count,
+        description="How many tasks the whole list has. Without a filter, and with one by `status` alone, it is known; "
+        "with any other it is counted when it is selected, which may take longer than the page.",
     )
+
+
+def _total(counts: strawberry.Parent[Counts]) -> int:
+    return counts.total
+
+
+@strawberry.type(description="How many tasks there are.")
+class TaskStats:
+    """Numbers of tasks; the value is the storage's ``Counts``."""
+
+    total = strawberry.field(resolver=_total, description="In whatever status.")
+    pending: int = strawberry.field(description="PENDING ones.")
+    in_progress: int = strawberry.field(description="IN_PROGRESS ones.")
+    success: int = strawberry.field(description="SUCCESS ones.")
+    failed: int = strawberry.field(description="FAILED ones.")
+    canceled: int = strawberry.field(description="CANCELED ones.")
 
 
 def _permissions(viewer: strawberry.Parent[Viewer]) -> list[Permission]:

@@ -31,6 +31,7 @@ from storage.commands import (
     Report,
     UpdateProgress,
 )
+from storage.counts import Counts, recount
 from storage.database import explain, open_engine
 from storage.errors import (
     BadInput,
@@ -78,6 +79,7 @@ __all__ = [
     "Claim",
     "Command",
     "Complete",
+    "Counts",
     "Create",
     "CreateMany",
     "Delete",
@@ -129,6 +131,7 @@ __all__ = [
     "distribute",
     "history_range",
     "open_storage",
+    "recount",
     "upgrade_database",
 ]
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final
 import orjson
 
 from storage.errors import BadInput, TooLarge
+from storage.filters import Filter
 from storage.limits import (
     ACTOR_CHARACTERS_MAX,
     CREATE_MANY_BYTES_MAX,
@@ -83,6 +84,8 @@ class Delete(Command):
     """Remove a task with its history."""
 
     operation = "delete"
+    # Only if it is one of those that are meant, when its row is locked; None: whatever it is.
+    wanted: Filter | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

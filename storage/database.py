@@ -37,6 +37,8 @@ _ARRAYS: Final = {
 _OF_SQLALCHEMY: Final = "prepared_statement_cache_size"
 # What may follow the question mark of a URL: what the driver takes.
 _URL_OPTIONS: Final = inspect.signature(asyncpg.connect).parameters.keys() | {_OF_SQLALCHEMY}
+# What PostgreSQL says of a statement that it stopped.
+_STATEMENT_CANCELED: Final = "57014"
 # What PgBouncer says to settings that it does not know.
 _OF_A_POOLER: Final = "unsupported startup parameter"
 # PostgreSQL's own words for "not now": connection failures (08), resources (53), limits of time and locks (55, 57), and
@@ -274,6 +276,11 @@ def is_undone(error: BaseException) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         return not sqlstate(error).startswith(_ENDING_STATES)
     return is_unsendable(error) or isinstance(error, NotConnected)
+
+
+def is_out_of_time(error: BaseException) -> bool:
+    """Whether a statement was stopped, most often because it had its time."""
+    return sqlstate(error) == _STATEMENT_CANCELED
 
 
 def is_passing(error: BaseException) -> bool:

@@ -38,6 +38,7 @@ from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, array, ins
 from sqlalchemy.types import TypeEngine
 
 from storage.commands import Command, Create, CreateMany, Report, Settle, size_of
+from storage.counts import ADD, COLUMNS, PARAMETERS, addition, difference
 from storage.dependencies import Links, store_links, take_messages
 from storage.errors import BadInput, IdempotencyConflict, OutcomeUnknown, Refusal
 from storage.lifecycle import decide
@@ -247,12 +248,17 @@ async def write_decided(connection: Connection, decided: Decided) -> Written:
     It is one statement, and a transaction of its own.
     """
     changed, events = decided.changed, decided.events
-    seen = [_seeing(decided.seen[task.task_id]) for task in changed]
+    seen: list[tuple[Any, ...]] = [_seeing(decided.seen[task.task_id]) for task in changed]
+    statuses = [decided.seen[task.task_id].status for task in changed]
+    # Which of them will be written is not known yet, so the statement counts, where there is something to count.
+    if counted := any(task.status is not before for task, before in zip(changed, statuses, strict=True)):
+        seen = [(*seeing, before) for seeing, before in zip(seen, statuses, strict=True)]
     if len(events) == 1:
-        found = await connection.run(_REPORT_ONE_IF_SEEN, *_changing(changed[0]), *seen[0], *events[0], *_NO_KEY)
+        statement = _REPORT_ONE_IF_SEEN.statement(counted)
+        found = await connection.run(statement, *_changing(changed[0]), *seen[0], *events[0], *_NO_KEY)
     else:
         found = await connection.run(
-            _REPORT_IF_SEEN,
+            _REPORT_IF_SEEN.statement(counted),
             *_changing(tuple(zip(*changed, strict=True))),
             *zip(*seen, strict=True),
             *zip(*events, strict=True),
@@ -456,6 +462,7 @@ async def _store(connection: Connection, rows: dict[str, _Row], links: Links, re
     keys: list[_Key] = []
     # Whether a plan has changed: few groups do, and only they write plans.
     planned = False
+    counts = difference(map(_statuses_of, rows.values()))
     for task_id, row in rows.items():
         if row.obsolete:
             deleted.append(task_id)
@@ -478,19 +485,25 @@ async def _store(connection: Connection, rows: dict[str, _Row], links: Links, re
         await connection.run(_DELETE_TASKS, deleted)
     if created:
         await _insert(connection, created, _INSERT)
+    if counts and (connection.distributed or not events):
+        # On Citus, by a statement of its own: this table is in one place.
+        await connection.run(ADD, *counts)
+        counts = ()
     if planned:
-        await _report_with_plans(connection, changed, events, keys)
+        await _report_with_plans(connection, changed, events, keys, counts)
     elif len(changed) == len(events) == 1 and not connection.distributed:
-        await connection.run(_REPORT_ONE, *_changing(changed[0]), *events[0], *keys[0])
+        statement = _REPORT_ONE.statement(bool(counts))
+        await connection.run(statement, *_changing(changed[0]), *events[0], *keys[0], *counts)
     elif events:
         arrays = (*zip(*events, strict=True), *zip(*keys, strict=True))
         if changed and connection.distributed:
             await connection.run(_UPDATE_IN_SHARDS, *_changing(tuple(zip(*changed, strict=True))))
-            await connection.run(_INSERT_EVENTS, *arrays)
+            await connection.run(_INSERT_EVENTS.plain, *arrays)
         elif changed:
-            await connection.run(_REPORT, *_changing(tuple(zip(*changed, strict=True))), *arrays)
+            statement = _REPORT.statement(bool(counts))
+            await connection.run(statement, *_changing(tuple(zip(*changed, strict=True))), *arrays, *counts)
         else:
-            await connection.run(_INSERT_EVENTS, *arrays)
+            await connection.run(_INSERT_EVENTS.statement(bool(counts)), *arrays, *counts)
     messages = await store_links(connection, links)
     updates: list[Update] = []
     for row in rows.values():
@@ -505,8 +518,18 @@ async def _store(connection: Connection, rows: dict[str, _Row], links: Links, re
     return Done(results, updates, queues, messages)
 
 
+def _statuses_of(row: _Row) -> tuple[Status | None, Status | None]:
+    """The status of a task before the group, and after it; None where there was none."""
+    was_there = row.stored is not None and row.inserted is None
+    return row.stored.status if row.stored and was_there else None, row.task.status if row.task else None
+
+
 async def _report_with_plans(
-    connection: Connection, changed: Sequence[Task], events: Sequence[Event], keys: Sequence[_Key]
+    connection: Connection,
+    changed: Sequence[Task],
+    events: Sequence[Event],
+    keys: Sequence[_Key],
+    counts: Sequence[int],
 ) -> None:
     """Write changed tasks with their plans, and the events."""
     values = list(zip(*((*_changing(task), *_plan_values(task.plan, _PLAN_CHANGING)) for task in changed), strict=True))
@@ -515,9 +538,9 @@ async def _report_with_plans(
     if connection.distributed:
         await connection.run(_UPDATE_WITH_PLANS_IN_SHARDS, *values)
         if events:
-            await connection.run(_INSERT_EVENTS, *added)
+            await connection.run(_INSERT_EVENTS.plain, *added)
     else:
-        await connection.run(_REPORT_WITH_PLANS, *values, *added)
+        await connection.run(_REPORT_WITH_PLANS.statement(bool(counts)), *values, *added, *counts)
 
 
 async def _insert(connection: Connection, born: Sequence[Task], statements: "_Insertion") -> list[Any]:
@@ -571,6 +594,7 @@ _SEEN: Final = (
     Column("seen_updated_at", tasks.c.updated_at.type),
     Column("seen_created_at", tasks.c.created_at.type),
 )
+_SEEN_STATUS: Final = Column("seen_status", Text)
 _EVENT: Final = (*Event._fields, "idempotency_key", "fingerprint")
 
 
@@ -607,6 +631,23 @@ class _Insertion:
 
     plain: str
     planned: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """A statement that writes reports, alone or with what they change of the counts; most change nothing."""
+
+    plain: str
+    counted: str
+
+    def statement(self, counted: bool) -> str:
+        return self.counted if counted else self.plain
+
+
+def _with_counts(statement: Any, *names: str) -> _Counted:
+    """The statement, and the same with a row of counts, of which the parameters are the last."""
+    counted = statement.add_cte(addition().cte("counted"))
+    return _Counted(compiled(statement, *names), compiled(counted, *names, *PARAMETERS))
 
 
 def _insertion(finish: Callable[[Any], Any]) -> _Insertion:
@@ -653,11 +694,16 @@ def _update_in_shards(names: Sequence[str]) -> Any:
     )
 
 
-def _report_if_seen(*, many: bool) -> Any:
+def _report_if_seen(*, many: bool) -> _Counted:
     """The same for tasks that still are as they were seen; it returns those. An end for which others wait must be told
     to them, so it goes the other way.
     """
-    sent = _sent("task", [*(tasks.c[name] for name in _CHANGING), *_SEEN], many=many)
+    return _Counted(*(_report_if_seen_statement(many=many, counted=counted) for counted in (False, True)))
+
+
+def _report_if_seen_statement(*, many: bool, counted: bool) -> str:
+    seen = (*_SEEN, _SEEN_STATUS) if counted else _SEEN
+    sent = _sent("task", [*(tasks.c[name] for name in _CHANGING), *seen], many=many)
     same = tasks.c.task_id == any_(array([sent.c.task_id]))
     # The time of birth is compared in a way that no index of the list could serve.
     changed = (
@@ -670,11 +716,29 @@ def _report_if_seen(*, many: bool) -> Any:
             or_(tasks.c.depended_on.is_(None), sent.c.status.not_in(list(map(_literal, sorted(FINAL))))),
         )
         .values({name: sent.c[name] for name in _CHANGING[1:]})
-        .returning(tasks.c.task_id, tasks.c.lease_expires_at)
+        .returning(
+            tasks.c.task_id,
+            tasks.c.lease_expires_at,
+            *((tasks.c.status.label("status"), sent.c.seen_status) if counted else ()),
+        )
         .cte("changed")
     )
     written = _insert_events(many=many, of=select(changed.c.task_id)).cte("written")
-    return select(changed).add_cte(written)
+    statement = select(changed.c.task_id, changed.c.lease_expires_at).add_cte(written)
+    names = [*_names("task", [*_CHANGING, *(one.name for one in seen)]), *_names("event", _EVENT)]
+    if counted:
+        statement = statement.add_cte(addition(_differences(changed)).cte("counted"))
+    return compiled(statement, *names)
+
+
+def _differences(changed: Any) -> Any:
+    """What the tasks that were written change of the counts; no row when there are none."""
+
+    def number(status: ColumnElement[str], name: str) -> ColumnElement[int]:
+        return func.count().filter(status == _literal(Status[name.upper()]))
+
+    differences = (number(changed.c.status, name) - number(changed.c.seen_status, name) for name in COLUMNS)
+    return select(*differences).select_from(changed).having(func.count() > literal_column("0"))
 
 
 def _literal(value: str) -> ColumnElement[str]:
@@ -714,18 +778,15 @@ _USED_KEYS: Final = compiled(
 )
 _INSERT: Final = _insertion(lambda insertion: insertion)
 _INSERT_NEW: Final = _insertion(lambda insertion: insertion.on_conflict_do_nothing().returning(tasks.c.task_id))
-_REPORT: Final = compiled(_report(_CHANGING, many=True), *_names("task", _CHANGING), *_names("event", _EVENT))
-_REPORT_ONE: Final = compiled(_report(_CHANGING, many=False), *_names("task", _CHANGING), *_names("event", _EVENT))
+_REPORT: Final = _with_counts(_report(_CHANGING, many=True), *_names("task", _CHANGING), *_names("event", _EVENT))
+_REPORT_ONE: Final = _with_counts(_report(_CHANGING, many=False), *_names("task", _CHANGING), *_names("event", _EVENT))
 _WITH_PLANS: Final = (*_CHANGING, *_PLAN_CHANGING)
-_REPORT_WITH_PLANS: Final = compiled(
+_REPORT_WITH_PLANS: Final = _with_counts(
     _report(_WITH_PLANS, many=True), *_names("task", _WITH_PLANS), *_names("event", _EVENT)
 )
-_REPORT_SENT: Final = (*_CHANGING, *(one.name for one in _SEEN))
-_REPORT_IF_SEEN: Final = compiled(_report_if_seen(many=True), *_names("task", _REPORT_SENT), *_names("event", _EVENT))
-_REPORT_ONE_IF_SEEN: Final = compiled(
-    _report_if_seen(many=False), *_names("task", _REPORT_SENT), *_names("event", _EVENT)
-)
-_INSERT_EVENTS: Final = compiled(_insert_events(many=True), *_names("event", _EVENT))
+_REPORT_IF_SEEN: Final = _report_if_seen(many=True)
+_REPORT_ONE_IF_SEEN: Final = _report_if_seen(many=False)
+_INSERT_EVENTS: Final = _with_counts(_insert_events(many=True), *_names("event", _EVENT))
 _DELETE_EVENTS: Final = compiled(
     delete(task_events).where(task_events.c.task_id == any_(array([_gone.c.task_id]))), "task_ids"
 )

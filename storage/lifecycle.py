@@ -96,8 +96,8 @@ def decide(task: Task | None, command: Command, now: datetime, others: Mapping[s
     if task is None:
         raise TaskNotFound(command.task_id)
     match command:
-        case Delete():
-            return None
+        case Delete(wanted=wanted):
+            return None if wanted is None or wanted.matches(task, now) else task
         case Lease():
             return _lease(task, command, now)
         case Heartbeat():

@@ -40,8 +40,12 @@ PLANNING: Final = {
 }
 _FOR_A_LIST: Final = (
     "SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_seqscan = on; SET LOCAL enable_bitmapscan = on"
+    # A list has one processor.
+    "; SET LOCAL max_parallel_workers_per_gather = 0"
 )
 _BEGIN_LIST: Final = f"BEGIN READ ONLY; {_FOR_A_LIST}"
+# Of all connections, those that lists may have at a time: one list may take seconds, and reads by ID go on beside it.
+LISTS_SHARE: Final = 3
 _LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = "
 
 
@@ -107,6 +111,15 @@ class Connection:
                 words = self._dialect.instead.get(statement, statement)
                 prepared = self._prepared[statement] = await self.driver.prepare(words)
             rows: list[Any] = await prepared.fetch(*arguments)
+        except BaseException as error:
+            self._failed(error)
+            raise
+        return rows
+
+    async def run_once(self, statement: str, *arguments: Any) -> list[Any]:
+        """The same in a transaction, for a statement of which there are too many to keep them all prepared."""
+        try:
+            rows: list[Any] = await (await self.driver.prepare(statement, name="")).fetch(*arguments)
         except BaseException as error:
             self._failed(error)
             raise
@@ -179,11 +192,13 @@ class PooledConnection(Connection):
 
     async def run(self, statement: str, *arguments: Any) -> list[Any]:
         """The rows that a statement brings, in the transaction that is open or in one of its own."""
+        words = self._dialect.instead.get(statement, statement)
+        # Prepared without a name, as what is run once always is.
         if self.driver.is_in_transaction():
-            return await self._run(statement, *arguments)
+            return await self.run_once(words, *arguments)
         await self.begin()
         try:
-            rows = await self._run(statement, *arguments)
+            rows = await self.run_once(words, *arguments)
         except Exception:
             if not self.interrupted:
                 # What went wrong first is what is told.
@@ -205,15 +220,6 @@ class PooledConnection(Connection):
         except TimeoutError as error:
             raise NotConnected(NOT_IN_TIME) from error
 
-    async def _run(self, statement: str, *arguments: Any) -> list[Any]:
-        try:
-            words = self._dialect.instead.get(statement, statement)
-            rows: list[Any] = await (await self.driver.prepare(words, name="")).fetch(*arguments)
-        except BaseException as error:
-            self._failed(error)
-            raise
-        return rows
-
 
 class Pool:
     """Connections, made when first needed; the one that was used last is used next."""
@@ -227,6 +233,7 @@ class Pool:
         self._repeated = repeated
         self._wait_s = wait_s
         self._places = asyncio.Semaphore(connections_max)
+        self._places_for_lists = asyncio.Semaphore(max(1, connections_max // LISTS_SHARE))
         self._idle: list[Connection] = []
         # All that are open, whoever has them.
         self._connections: set[Connection] = set()
@@ -244,18 +251,7 @@ class Pool:
 
     async def acquire(self, *, connect_within_s: float | None = None) -> Connection:
         """A connection of one's own until it is released, or NotConnected."""
-        if self._places.locked():
-            began = time.monotonic()
-            try:
-                async with asyncio.timeout(self._wait_s):
-                    await self._places.acquire()
-            except TimeoutError as error:
-                self.gauges.failed += 1
-                raise NotConnected(NOT_IN_TIME) from error
-            finally:
-                self.gauges.wait_s.observe(time.monotonic() - began)
-        else:
-            await self._places.acquire()
+        await self._wait_for(self._places)
         while self._idle:
             connection = self._idle.pop()
             if connection.sound:
@@ -273,6 +269,20 @@ class Pool:
         self._connections.add(connection)
         self.gauges.made += 1
         return connection
+
+    async def _wait_for(self, places: asyncio.Semaphore) -> None:
+        if not places.locked():
+            await places.acquire()
+            return
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(self._wait_s):
+                await places.acquire()
+        except TimeoutError as error:
+            self.gauges.failed += 1
+            raise NotConnected(NOT_IN_TIME) from error
+        finally:
+            self.gauges.wait_s.observe(time.monotonic() - began)
 
     def release(self, connection: Connection) -> None:
         """Give a connection back. One that is in the middle of something is ended."""
@@ -306,17 +316,25 @@ class Pool:
         """As `run`, and once more when the connection turns out to have died while it lay idle."""
         return await _patiently(lambda: self.run(statement, *arguments))
 
-    async def read_list(self, statement: str, *arguments: Any) -> list[Any]:
-        """As `read`, for a statement that does not name its rows."""
+    async def read_list(self, statement: str, *arguments: Any, usual: bool = True) -> list[Any]:
+        """As `read`, for a statement that does not name its rows; few of these are under way at a time.
+
+        One that is not usual is prepared each time.
+        """
 
         async def read() -> list[Any]:
             async with self.connection() as connection:
                 await connection.begin_list()
-                rows = await connection.run(statement, *arguments)
+                run = connection.run if usual else connection.run_once
+                rows = await run(statement, *arguments)
                 await connection.commit()
                 return rows
 
-        return await _patiently(read)
+        await self._wait_for(self._places_for_lists)
+        try:
+            return await _patiently(read)
+        finally:
+            self._places_for_lists.release()
 
     async def close(self) -> None:
         """End all connections."""

@@ -6,10 +6,9 @@ ranges, of any tasks, is one query.
 
 import asyncio
 import base64
-from collections.abc import Collection, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from itertools import repeat
 from typing import Any, Final, NamedTuple
 
@@ -17,7 +16,6 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     ColumnElement,
-    DateTime,
     FromClause,
     Text,
     and_,
@@ -29,13 +27,15 @@ from sqlalchemy import (
     literal_column,
     select,
     true,
-    tuple_,
-    union_all,
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
+from storage import lists
 from storage.batches import Batches
-from storage.errors import BadInput, TooLarge
+from storage.counts import TOTALS, Counts, counts_of
+from storage.database import is_out_of_time
+from storage.errors import BadInput, TooLarge, Unavailable
+from storage.filters import EVERYTHING, Filter
 from storage.limits import (
     HISTORY_PAGE_DEFAULT,
     HISTORY_PAGE_MAX,
@@ -56,7 +56,7 @@ from storage.tables import (
     task_of,
     tasks,
 )
-from storage.task import Event, Json, Status, Task
+from storage.task import Event, Json, Task
 
 # Events in one chunk of a subscription's snapshot or of what it missed.
 LOG_CHUNK_EVENTS: Final = 500
@@ -113,6 +113,7 @@ class Reader:
         self._resumptions = Batches(self._load_logs, apart_s=RESUMPTIONS_APART_S)
         # One queue at a time, counted once for all who ask meanwhile.
         self._ready = Batches(self._load_ready, weight_max=1)
+        self._counts = Batches(self._load_counts)
         # Reads that nothing can be batched with.
         self._under_way: set[asyncio.Task[Sequence[Any]]] = set()
 
@@ -156,32 +157,38 @@ class Reader:
         check_name("queue", queue, QUEUE_CHARACTERS_MAX)
         return await self._ready.get(queue) or 0
 
-    async def page(self, first: int, after: str | None, statuses: Collection[Status] | None) -> TaskPage:
+    async def page(self, first: int, after: str | None, wanted: Filter = EVERYTHING) -> TaskPage:
         """A page of the list: newest first, stable while tasks are created, as fast at its end as at its start."""
         if not 1 <= first <= TASKS_PAGE_MAX:
             raise BadInput(f"first must be 1 to {TASKS_PAGE_MAX}, got {first}.")
         position = None if after is None else _position(after)
-        rows: Sequence[Any] = ()
-        if statuses is None or statuses:
-            wanted = () if statuses is None else sorted(set(statuses))
-            statement = _page(len(wanted), from_start=position is None)
-            rows = await self._apart(self._pool.read_list(statement, first + 1, *(position or ()), *wanted))
+        question = lists.page(wanted, first + 1, position, datetime.now(UTC))
+        rows = () if question is None else await self._ask(question)
         return TaskPage(
             tuple(map(task_of, rows[:first])), has_next=len(rows) > first, has_previous=position is not None
         )
 
-    async def count(self, statuses: Collection[Status] | None) -> int:
-        """How many tasks there are. It costs a scan; ask only when somebody wants to know."""
-        if statuses is None:
-            counting = self._pool.read_list(_COUNT)
-        else:
-            counting = self._pool.read_list(_COUNT_OF_STATUSES, list(statuses))
-        return int((await self._apart(counting))[0][0])
+    async def counts(self, wanted: Filter = EVERYTHING) -> Counts:
+        """How many of the tasks that are meant there are in each status.
+
+        Of all tasks, and of those in some statuses, it is known; with any other filter they are counted.
+        """
+        if not replace(wanted, statuses=None).empty:
+            return counts_of(await self._ask(lists.counts(wanted, datetime.now(UTC))))
+        known = await self._counts.get(None)
+        assert known is not None
+        return known if wanted.statuses is None else known.of(wanted.statuses)
+
+    async def count(self, wanted: Filter = EVERYTHING) -> int:
+        """How many tasks are meant."""
+        return (await self.counts(wanted)).total
 
     async def close(self) -> None:
         """Wait for what is under way."""
-        for batches in (self._tasks, self._single_events, self._slices, self._logs, self._resumptions, self._ready):
+        for batches in (self._tasks, self._single_events, self._slices, self._logs, self._resumptions):
             await batches.close()
+        await self._ready.close()
+        await self._counts.close()
         while self._under_way:
             await asyncio.wait(self._under_way)
 
@@ -191,6 +198,22 @@ class Reader:
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return await asyncio.shield(task)
+
+    async def _ask(self, question: lists.Question) -> Sequence[Any]:
+        statement, arguments, usual = question
+        try:
+            return await self._apart(self._pool.read_list(statement, *arguments, usual=usual))
+        except Unavailable as error:
+            if usual or error.__cause__ is None or not is_out_of_time(error.__cause__):
+                raise
+            raise TooLarge(
+                "The tasks that the filter means are too hard to find: it took too long. Ask for something that fewer "
+                "tasks have, by itself or together with the rest."
+            ) from error
+
+    async def _load_counts(self, keys: Sequence[None]) -> Mapping[None, Counts]:
+        (row,) = await self._pool.read(TOTALS)
+        return dict.fromkeys(keys, Counts._make(row))
 
     async def _load_ready(self, queues: Sequence[str]) -> Mapping[str, int]:
         (queue,) = queues
@@ -454,31 +477,3 @@ _ready = (
     .subquery()
 )
 _READY: Final = compiled(select(func.count()).select_from(_ready), "queue", "limit")
-_count = select(func.count()).select_from(tasks)
-_COUNT: Final = compiled(_count)
-_COUNT_OF_STATUSES: Final = compiled(
-    _count.where(tasks.c.status == any_(bindparam("statuses", type_=ARRAY(Text)))), "statuses"
-)
-
-
-@cache
-def _page(statuses: int, *, from_start: bool) -> str:
-    """The statement for a page of the list: of all tasks, or of those in so many statuses."""
-    listed = tasks.c.task_id.collate("POSIX")
-    order = (tasks.c.created_at.desc(), listed.desc())
-    limit = bindparam("limit", type_=BigInteger)
-    newest = select(*task_columns).order_by(*order).limit(limit)
-    names = ["limit"]
-    if not from_start:
-        position = bindparam("created_at", type_=DateTime(timezone=True)), bindparam("task_id", type_=Text)
-        newest = newest.where(tuple_(tasks.c.created_at, listed) < tuple_(*position))
-        names += ["created_at", "task_id"]
-    if not statuses:
-        return compiled(newest, *names)
-    # The newest of each status, each from its own index, then the newest of those. One scan for several statuses would
-    # walk past every task that has none of them.
-    of_status = [f"status_{number}" for number in range(statuses)]
-    found = [newest.where(tasks.c.status == bindparam(name, type_=Text)).subquery() for name in of_status]
-    merged = union_all(*(select(part) for part in found)).subquery()
-    newest = select(merged).order_by(merged.c.created_at.desc(), merged.c.task_id.collate("POSIX").desc()).limit(limit)
-    return compiled(newest, *names, *of_status)

@@ -18,6 +18,7 @@ from sqlalchemy import (
     ColumnElement,
     DateTime,
     Double,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -114,6 +115,33 @@ tasks = Table(
     # would look for one task in these as readily as in the index of the key, and keep to it when the table has grown.
     Index(None, "created_at", "task_id", postgresql_ops={"task_id": _LISTED}),
     Index(None, "status", "created_at", "task_id", postgresql_ops={"task_id": _LISTED}),
+    # Who asks for somebody's tasks, or for those of a queue, asks for some statuses of them, or is shown all merged.
+    Index(
+        "tasks_created_by",
+        "created_by",
+        "status",
+        "created_at",
+        "task_id",
+        postgresql_ops={"task_id": _LISTED},
+        postgresql_where=text("created_by IS NOT NULL"),
+    ),
+    Index(
+        "tasks_queue",
+        "queue",
+        "status",
+        "created_at",
+        "task_id",
+        postgresql_ops={"queue": _LISTED, "task_id": _LISTED},
+        postgresql_where=text("queue IS NOT NULL"),
+    ),
+    # A search waits for nothing that was put off, and no report has to do what others have put off.
+    Index(
+        "tasks_tags",
+        "tags",
+        postgresql_using="gin",
+        postgresql_with={"fastupdate": "off"},
+        postgresql_where=text("tags <> '{}'"),
+    ),
     # What a worker claims next.
     Index("tasks_ready", "queue", text("priority DESC"), "created_at", "task_id", postgresql_where=text("ready")),
     # What time itself changes next.
@@ -157,6 +185,34 @@ task_events = Table(
         unique=True,
         postgresql_where=text("idempotency_key IS NOT NULL"),
     ),
+    # What tasks were created with, which their first events have, too. There it never changes; in an index of tasks
+    # each change of a status would write all of it again.
+    Index(
+        "task_events_created_with",
+        "metadata",
+        postgresql_using="gin",
+        postgresql_ops={"metadata": "jsonb_path_ops"},
+        postgresql_with={"fastupdate": "off"},
+        postgresql_where=text("seq = 1 AND metadata IS NOT NULL"),
+    ),
+    # Which tasks were changed lately: events are added at the end, so an index of the times on each part of the table
+    # is a thousandth of its size, and costs an event nothing.
+    Index(
+        "task_events_timestamp",
+        "timestamp",
+        postgresql_using="brin",
+        postgresql_with={"autosummarize": "on", "pages_per_range": "32"},
+    ),
+)
+
+# How many tasks are in each status: the sum of these rows. Each group of changes adds what it has changed of it as a
+# row of its own, in its transaction, so that no two groups wait for each other; the timers put rows together.
+task_counts = Table(
+    "task_counts",
+    schema,
+    Column("id", BigInteger, Identity(), nullable=False),
+    *(Column(status.lower(), BigInteger, nullable=False) for status in Status),
+    PrimaryKeyConstraint("id"),
 )
 
 # Who waits for whom. A row belongs to the task that is waited for, and is changed under its lock; once it has an

@@ -20,6 +20,7 @@ from sqlalchemy import DateTime, Interval, Text, bindparam, case, delete, func, 
 from sqlalchemy.dialects.postgresql import insert
 
 from storage.commands import Command, Settle, Tick
+from storage.counts import FOLD, FOLDED_MAX
 from storage.dependencies import UNTAKEN
 from storage.errors import Unavailable
 from storage.messenger import UNDER_WAY_MAX, submit_all
@@ -91,7 +92,8 @@ class Timers:
         return await self._submit(self._ticks(await self._pool.read(_DUE, self._clock(), DUE_TASKS_MAX)))
 
     async def sweep(self) -> None:
-        """Bring the messages that nobody has taken, and delete what has been kept long enough."""
+        """Put counts together, bring the messages that nobody has taken, and delete what was kept long enough."""
+        await self._pool.read(FOLD, FOLDED_MAX)
         rows = await self._pool.read(UNTAKEN, DUE_TASKS_MAX)
         await self._submit([(Settle(task_id=waits, on=on, outcome=Outcome(told)), 1) for on, waits, told in rows])
         if self._keep_finished_s is not None:

@@ -19,7 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 from graphql_api.admission import Admission
 from graphql_api.auth import Doorkeeper
 from graphql_api.context import Context
-from graphql_api.errors import OperationNotAllowed, RateLimited, Unauthenticated, refusal
+from graphql_api.errors import OperationNotAllowed, PersistedQueryNotFound, RateLimited, Unauthenticated, refusal
 from graphql_api.execution.json import decode, encode
 from graphql_api.execution.plan import Operation, Plans, RequestRefused
 from graphql_api.logs import REQUEST_ID_HEADER, bind, request_id_of
@@ -178,7 +178,7 @@ class GraphQLOverHTTP:
         operation = self._operation(accepted, body)
         authorization = headers.get("authorization")
         viewer = await self._admission.viewer(authorization, source)
-        plan = await self._plans.plan(operation.query, operation.operation_name)
+        plan = await self._plans.plan(operation.query, operation.operation_name, operation.sha256)
         if plan.operation_type is OperationType.SUBSCRIPTION or not accepted.takes_json:
             self._admission.take_back(viewer, authorization, source)
             return None
@@ -208,7 +208,7 @@ class GraphQLOverHTTP:
             raise Refused(405, BadInput(f"GraphQL is served by GET and POST, got {method}."), {"Allow": "GET, POST"})
         authorization = headers.get("authorization")
         viewer = await self._admission.viewer(authorization, source)
-        plan = await self._plans.plan(operation.query, operation.operation_name)
+        plan = await self._plans.plan(operation.query, operation.operation_name, operation.sha256)
         context = Context(self._storage, viewer)
         if plan.operation_type is OperationType.MUTATION:
             if method == "GET":
@@ -383,6 +383,9 @@ def _as_refused(error: Exception) -> Refused:
     match error:
         case Unauthenticated():
             return Refused(401, error, {"WWW-Authenticate": "Bearer"})
+        case PersistedQueryNotFound():
+            # Its client sends the document now, which is how the protocol begins.
+            return Refused(200, error)
         case OperationNotAllowed():
             return Refused(403, error)
         case RateLimited():

@@ -6,6 +6,7 @@ A bug is planted by changing the program in its process; nothing of it is in the
 import asyncio
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 from unittest.mock import patch
@@ -81,7 +82,9 @@ def number_outside_the_lock_unguarded() -> None:
     """The same, and whoever wrote it has found a way around the error that the table gave."""
     number_outside_the_lock()
     for name in ("_REPORT", "_REPORT_ONE", "_INSERT_EVENTS"):
-        _replace(group, name, f"{getattr(group, name)} ON CONFLICT DO NOTHING")
+        statement = getattr(group, name)
+        plain, counted = (f"{words} ON CONFLICT DO NOTHING" for words in (statement.plain, statement.counted))
+        _replace(group, name, replace(statement, plain=plain, counted=counted))
 
 
 def no_idempotency_keys() -> None:

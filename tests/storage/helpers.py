@@ -20,7 +20,11 @@ from tests.postgres import session
 # The message of every first event.
 CREATED: Final = "Task created"
 # Statements that put something on disk: the end of a transaction, and those that are one.
-COMMITS: Final = ("COMMIT", group._REPORT_IF_SEEN, group._REPORT_ONE_IF_SEEN)
+REPORTS_IF_SEEN: Final = (
+    *(group._REPORT_IF_SEEN.plain, group._REPORT_IF_SEEN.counted),
+    *(group._REPORT_ONE_IF_SEEN.plain, group._REPORT_ONE_IF_SEEN.counted),
+)
+COMMITS: Final = ("COMMIT", *REPORTS_IF_SEEN)
 
 
 def note(task_id: str = "T", message: str = "m", **arguments: Any) -> AddEvent:

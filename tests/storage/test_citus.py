@@ -18,6 +18,7 @@ from storage import (
     Create,
     CreateMany,
     Delete,
+    Filter,
     Health,
     Heartbeat,
     IdempotencyConflict,
@@ -192,7 +193,7 @@ async def test_a_fresh_connection_asks_for_no_types(distributed_database: str, m
         await asyncio.gather(*(storage.reader.events(task_id, 1, 2) for task_id in IDS))
         await asyncio.gather(*(storage.reader.events(task_id, 1, 1) for task_id in IDS))
         assert await storage.reader.positions(IDS)
-        assert (await storage.reader.page(5, None, set(Status))).has_next
+        assert (await storage.reader.page(5, None, Filter(statuses=set(Status)))).has_next
 
 
 # Changes.
@@ -324,7 +325,7 @@ async def test_workers_are_told_what_holds_for_a_transaction(citus: CitusCluster
                 assert (lock_timeout, synchronous_commit) == (told, "on")
                 assert port in citus.ports[1:]
         await submit(storage, note())
-        await storage.reader.page(1, None, None)
+        await storage.reader.page(1, None)
     # Nothing but that: no second BEGIN, at which a worker would wonder.
     assert "WARNING" not in citus.log[before:]
 
@@ -462,13 +463,13 @@ async def test_pages_of_the_list_come_from_all_machines(distributed_database: st
             found: list[Task] = []
             after = None
             while True:
-                page = await storage.reader.page(7, after, statuses)
+                page = await storage.reader.page(7, after, Filter(statuses=statuses))
                 found += page.tasks
                 if not page.has_next:
                     break
                 after = cursor(page.tasks[-1])
             assert [task.task_id for task in found] == wanted[::-1]
-            assert await storage.reader.count(statuses) == len(wanted)
+            assert await storage.reader.count(Filter(statuses=statuses)) == len(wanted)
 
 
 async def test_keys_are_made_found_and_revoked(distributed_database: str) -> None:
@@ -546,4 +547,4 @@ async def test_what_is_due_is_done(distributed_database: str) -> None:
         timers = Timers(storage.pool, storage.writer)
         assert await timers.look() == len(IDS)
         await timers.close()
-        assert await storage.reader.count(None) == 0
+        assert await storage.reader.count() == 0

@@ -290,5 +290,5 @@ async def test_times_and_lists_of_a_plan_come_back_as_they_were_given(database: 
         for task_id, others in (("T", [Create(task_id="plain")]), ("U", [])):
             created, *_ = await submit(storage, Create(task_id=task_id, options=options), *others)
             assert await storage.reader.task(task_id) == created._replace(last_event=None)
-        page = await storage.reader.page(10, None, None)
+        page = await storage.reader.page(10, None)
         assert {task.task_id: task.plan is None for task in page.tasks} == {"T": False, "U": False, "plain": True}

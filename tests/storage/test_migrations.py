@@ -252,6 +252,7 @@ A_CLAIMED_TASK: Final = {
     "lease_token": "t",
 }
 A_DEPENDENCY: Final = {"task_id": "T", "dependent_id": "D"}
+A_COUNT: Final = {"id": 1, "pending": 1, "in_progress": -1, "success": 0, "failed": 0, "canceled": 0}
 A_DUTY: Final = {"name": "timers", "holder": "h", "held_until": NOW}
 A_KEYED_EVENT: Final = {**AN_EVENT, "idempotency_key": "k", "fingerprint": b"f"}
 
@@ -297,6 +298,7 @@ REFUSED: Final[list[tuple[str, str, list[dict[str, Any]]]]] = [
     ("tasks_lease", "tasks", [{**A_CLAIMED_TASK, "status": "PENDING", "attempt": 1}]),
     ("task_dependencies_pkey", "task_dependencies", [A_DEPENDENCY, A_DEPENDENCY]),
     ("task_dependencies_outcome", "task_dependencies", [{**A_DEPENDENCY, "outcome": "PENDING"}]),
+    ("task_counts_pkey", "task_counts", [A_COUNT, A_COUNT]),
     ("duties_pkey", "duties", [A_DUTY, A_DUTY]),
     ("task_events_pkey", "task_events", [AN_EVENT, AN_EVENT]),
     ("task_events_seq", "task_events", [{**AN_EVENT, "seq": 0}]),
@@ -322,6 +324,7 @@ TAKEN: Final[list[tuple[str, list[dict[str, Any]]]]] = [
     # The token may outlive the lease.
     ("tasks", [{**A_CLAIMED_TASK, "status": "FAILED", "failed_at": NOW, "worker": None, "lease_expires_at": None}]),
     ("task_dependencies", [A_DEPENDENCY, {**A_DEPENDENCY, "dependent_id": "other", "outcome": "DELETED"}]),
+    ("task_counts", [A_COUNT, {**A_COUNT, "id": 2}]),
     ("duties", [A_DUTY]),
     ("task_events", [AN_EVENT, {**AN_EVENT, "seq": 2}, {**AN_EVENT, "task_id": "other"}]),
     ("task_events", [A_KEYED_EVENT, {**A_KEYED_EVENT, "task_id": "other"}]),

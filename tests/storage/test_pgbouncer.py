@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url
 
-from storage import Complete, Create, Health, Storage, Unavailable, UpdateType, open_storage, upgrade_database
+from storage import Complete, Create, Filter, Health, Storage, Unavailable, UpdateType, open_storage, upgrade_database
 from storage.database import driver_arguments
 from storage.errors import NotConnected
 from storage.migrate import MIGRATION_LOCK, head
@@ -144,6 +144,7 @@ OF_A_LIST: Final = {
     "plan_cache_mode": "force_custom_plan",
     "enable_seqscan": "on",
     "enable_bitmapscan": "on",
+    "max_parallel_workers_per_gather": "0",
     "transaction_read_only": "on",
 }
 SWALLOWED: Final = ",".join(name for name in EXPECTED if not name.startswith("transaction"))
@@ -209,7 +210,7 @@ async def test_many_connections_share_few_sessions(database: str, folder: Path) 
                     *(storage.writer.submit(note(task_id, f"{name} {number}")) for task_id in ids),
                     storage.reader.task(ids[number % 20]),
                     storage.reader.events(ids[number % 20], 1, 5),
-                    storage.reader.page(5, None, ()),
+                    storage.reader.page(5, None, Filter(statuses=())),
                 )
 
         await asyncio.gather(work(one, "one"), work(two, "two"))

@@ -2,18 +2,21 @@
 
 import re
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import asyncpg
 import pytest
 
-from storage import claimer, dependencies, group, keys, open_storage, reader, timers
+from storage import Filter, Status, claimer, dependencies, group, keys, lists, open_storage, reader, timers
+from storage.task import FINAL
 from tests.postgres import execute
 
 ROWS: Final = 100_000
 # What EXPLAIN says of a way into a table; a scan of an index without a condition reads all of it.
 SCAN: Final = re.compile(
-    r"(\w+(?: Only)? Scan)(?: Backward)?(?: using (\w+))? on (tasks|task_events|task_dependencies|api_keys)\b"
+    r"(\w+(?: Only)? Scan)(?: Backward)?(?: using (\w+))? on "
+    r"(tasks|task_events|task_dependencies|task_counts|api_keys)\b"
 )
 
 # Each statement that names its rows, with values of the right kinds, and the indexes by which it finds them.
@@ -25,11 +28,16 @@ KEYED: Final[dict[str, tuple[str, Sequence[Any], list[str]]]] = {
     "lock one": (group._LOCK_ONE, ["id 1"], [TASKS]),
     "lock": (group._LOCK, [IDS], [TASKS]),
     "used keys": (group._USED_KEYS, [IDS, ["k", "k"]], ["task_events_task_id_idempotency_key"]),
-    "report one": (group._REPORT_ONE, [None] * 19, [TASKS]),
-    "report": (group._REPORT, [None] * 19, [TASKS]),
-    "report one if seen": (group._REPORT_ONE_IF_SEEN, [None] * 22, [TASKS]),
-    "report if seen": (group._REPORT_IF_SEEN, [None] * 22, [TASKS]),
-    "report with plans": (group._REPORT_WITH_PLANS, [None] * 28, [TASKS]),
+    "report one": (group._REPORT_ONE.plain, [None] * 19, [TASKS]),
+    "report one, counted": (group._REPORT_ONE.counted, [None] * 24, [TASKS]),
+    "report": (group._REPORT.plain, [None] * 19, [TASKS]),
+    "report, counted": (group._REPORT.counted, [None] * 24, [TASKS]),
+    "report one if seen": (group._REPORT_ONE_IF_SEEN.plain, [None] * 22, [TASKS]),
+    "report one if seen, counted": (group._REPORT_ONE_IF_SEEN.counted, [None] * 23, [TASKS]),
+    "report if seen": (group._REPORT_IF_SEEN.plain, [None] * 22, [TASKS]),
+    "report if seen, counted": (group._REPORT_IF_SEEN.counted, [None] * 23, [TASKS]),
+    "report with plans": (group._REPORT_WITH_PLANS.plain, [None] * 28, [TASKS]),
+    "report with plans, counted": (group._REPORT_WITH_PLANS.counted, [None] * 33, [TASKS]),
     "take messages": (dependencies._TAKE, [IDS, IDS], [LINKS]),
     "tell those who wait": (dependencies._TELL, [IDS, IDS], [LINKS]),
     "mark those waited for": (dependencies._MARK, [IDS], [TASKS]),
@@ -121,15 +129,16 @@ async def plan(driver: asyncpg.Connection, number: int, values: Sequence[Any]) -
 def literal(value: Any) -> str:
     if isinstance(value, list):
         return f"ARRAY[{', '.join(map(literal, value))}]"
-    return "NULL" if value is None else f"'{value}'" if isinstance(value, str) else str(value)
+    return "NULL" if value is None else str(value) if isinstance(value, int) else f"'{value}'"
 
 
-LISTED: Final[list[tuple[str, Sequence[Any], set[str]]]] = [
-    (reader._page(0, from_start=True), [51], {"tasks_created_at_task_id"}),
-    (reader._page(0, from_start=False), [51, "2026-01-01", "id 1"], {"tasks_created_at_task_id"}),
-    (reader._page(1, from_start=True), [51, "FAILED"], {"tasks_status_created_at_task_id"}),
-    (reader._page(1, from_start=False), [51, "2026-01-01", "id 1", "FAILED"], {"tasks_status_created_at_task_id"}),
-    (reader._page(2, from_start=True), [51, "CANCELED", "FAILED"], {"tasks_status_created_at_task_id"}),
+POSITION: Final = (datetime(2026, 1, 1, tzinfo=UTC), "id 1")
+LISTED: Final[list[tuple[lists.Question | None, set[str]]]] = [
+    (lists.page(Filter(), 51, None, POSITION[0]), {"tasks_created_at_task_id"}),
+    (lists.page(Filter(), 51, POSITION, POSITION[0]), {"tasks_created_at_task_id"}),
+    (lists.page(Filter(statuses=[Status.FAILED]), 51, None, POSITION[0]), {"tasks_status_created_at_task_id"}),
+    (lists.page(Filter(statuses=[Status.FAILED]), 51, POSITION, POSITION[0]), {"tasks_status_created_at_task_id"}),
+    (lists.page(Filter(statuses=FINAL), 51, None, POSITION[0]), {"tasks_status_created_at_task_id"}),
 ]
 
 
@@ -137,9 +146,10 @@ async def test_a_page_of_the_list_is_read_from_the_index_of_its_order(database: 
     await execute(database, FILL.format(1, ROWS) + "; ANALYZE")
     async with open_storage(database, upgrade=False) as storage, storage.pool.connection() as connection:
         await connection.begin_list()
-        for number, (statement, values, indexes) in enumerate(LISTED):
-            await connection.driver.execute(f"PREPARE statement_{number} AS {statement}")
-            lines = await plan(connection.driver, number, values)
+        for number, (question, indexes) in enumerate(LISTED):
+            assert question is not None
+            await connection.driver.execute(f"PREPARE statement_{number} AS {question.statement}")
+            lines = await plan(connection.driver, number, question.arguments)
             assert {index for _, index, _ in SCAN.findall(lines)} == indexes, lines
             # It is read in order; only what comes of several statuses may have to be sorted.
             assert "Append" in lines or "Sort" not in lines, lines

@@ -14,6 +14,7 @@ from storage import (
     Complete,
     Create,
     Delete,
+    Filter,
     Status,
     Storage,
     Task,
@@ -181,8 +182,8 @@ async def test_lookups_that_the_database_does_not_answer_in_time_are_unavailable
                 storage.reader.task("T"),
                 storage.reader.task("missing"),
                 storage.reader.log("T", 0),
-                storage.reader.page(1, None, None),
-                storage.reader.count(None),
+                storage.reader.page(1, None),
+                storage.reader.count(Filter(queue="q")),
                 return_exceptions=True,
             )
         assert [type(outcome) for outcome in outcomes] == [Unavailable] * 5
@@ -196,8 +197,8 @@ async def test_connections_that_died_while_they_lay_idle_disturb_no_reader(datab
             lambda: storage.reader.task("T"),
             lambda: storage.reader.events("T", 1, 1),
             lambda: storage.reader.log("T", 0),
-            lambda: storage.reader.page(1, None, None),
-            lambda: storage.reader.count(None),
+            lambda: storage.reader.page(1, None),
+            lambda: storage.reader.count(),
         ):
             before = await read()
             assert await kill_connections(database) >= 1
@@ -285,7 +286,7 @@ async def walk(storage: Storage, first: int, statuses: Collection[Status] | None
     listed: list[str] = []
     after = None
     while True:
-        page = await storage.reader.page(first, after, statuses)
+        page = await storage.reader.page(first, after, Filter(statuses=statuses))
         assert page.has_previous == (after is not None)
         assert len(page.tasks) == first or not page.has_next
         listed += [task.task_id for task in page.tasks]
@@ -310,13 +311,13 @@ async def test_the_list_is_newest_first_and_each_page_goes_on_where_the_last_one
 async def test_pages_stay_in_place_while_tasks_come_and_go(database: str) -> None:
     async with open_storage(database, upgrade=False) as storage:
         await submit(storage, *(Create(task_id=f"old {n}") for n in range(6)))
-        page = await storage.reader.page(2, None, None)
+        page = await storage.reader.page(2, None)
         assert [task.task_id for task in page.tasks] == ["old 5", "old 4"]
         # New ones come before it, and the very task that the cursor stands for goes.
         await submit(storage, *(Create(task_id=f"new {n}") for n in range(6)), Delete(task_id="old 4"))
         # A report does not move a task.
         await submit(storage, note("old 3"))
-        rest = await storage.reader.page(10, cursor(page.tasks[-1]), None)
+        rest = await storage.reader.page(10, cursor(page.tasks[-1]))
         assert [task.task_id for task in rest.tasks] == ["old 3", "old 2", "old 1", "old 0"]
 
 
@@ -337,7 +338,7 @@ async def test_the_list_and_its_count_can_be_of_some_statuses(database: str) -> 
         ]
         for statuses in some_statuses:
             wanted = [task.task_id for task in born if statuses is None or task.status in statuses]
-            assert await storage.reader.count(statuses) == len(wanted)
+            assert await storage.reader.count(Filter(statuses=statuses)) == len(wanted)
             for first in (1, 2, 100):
                 assert await walk(storage, first, statuses) == sorted(wanted, reverse=True)
 
@@ -347,14 +348,14 @@ async def test_a_task_is_listed_under_the_status_that_it_has_now(database: str) 
         await submit(storage, Create(task_id="T"), UpdateProgress(task_id="T", progress=1))
         await submit(storage, Complete(task_id="T"))
         for status in Status:
-            page = await storage.reader.page(1, None, [status])
+            page = await storage.reader.page(1, None, Filter(statuses=[status]))
             assert [task.task_id for task in page.tasks] == (["T"] if status is Status.SUCCESS else [])
 
 
 async def test_an_empty_list_is_an_empty_page(database: str) -> None:
     async with open_storage(database, upgrade=False) as storage:
-        assert await storage.reader.page(1_000, None, None) == TaskPage((), has_next=False, has_previous=False)
-        assert await storage.reader.count(None) == 0
+        assert await storage.reader.page(1_000, None) == TaskPage((), has_next=False, has_previous=False)
+        assert await storage.reader.count() == 0
 
 
 def encoded(text: str | bytes) -> str:
@@ -401,18 +402,18 @@ def encoded(text: str | bytes) -> str:
 )
 async def test_a_cursor_that_is_not_ours_is_refused(text: str) -> None:
     with pytest.raises(BadInput, match="after must be an endCursor or a cursor that this list gave"):
-        await without_database().page(1, text, None)
+        await without_database().page(1, text)
 
 
 async def test_a_cursor_may_stand_for_any_time(database: str) -> None:
     async with open_storage(database, upgrade=False) as storage:
         await submit(storage, Create(task_id="T"))
         for microseconds, found in ((-62135596800000000, []), (253402300799999999, ["T"])):
-            page = await storage.reader.page(1, encoded(f"1:{microseconds}:T"), None)
+            page = await storage.reader.page(1, encoded(f"1:{microseconds}:T"))
             assert [task.task_id for task in page.tasks] == found
 
 
 @pytest.mark.parametrize("first", [-1, 0, 1_001])
 async def test_a_page_has_between_1_and_1000_tasks(first: int) -> None:
     with pytest.raises(BadInput, match=f"first must be 1 to 1000, got {first}"):
-        await without_database().page(first, None, None)
+        await without_database().page(first, None)

@@ -19,7 +19,6 @@ export function createApi(credential: string | null, origin = window.location.or
     requestPolicy: "network-only",
     preferGetMethod: false,
     fetchOptions: () => ({
-      credentials: "same-origin",
       headers: credential === null ? {} : { authorization: `Bearer ${credential}` },
     }),
   });

@@ -154,23 +154,9 @@ export const HISTORY = graphql(
   [event],
 );
 
-/** A task, live. */
-export const TASK_UPDATES = graphql(
-  `
-    subscription TaskUpdates($taskId: ID!, $afterSeq: Int) {
-      taskUpdates(taskId: $taskId, afterSeq: $afterSeq) {
-        type
-        task {
-          ...Detail
-        }
-        events {
-          ...Event
-        }
-      }
-    }
-  `,
-  [detail, event],
-);
+/** The fields that a task's page shows beside those that are always there, for its subscription. */
+export const DETAIL_FIELDS = `metadata createdBy startedAt completedAt failedAt canceledAt tags queue priority startAt
+  dependsOn blockedBy attempt maxAttempts nextAttemptAt worker leaseExpiresAt stale expiresAt deleteAt`;
 
 /** Creates a task. */
 export const CREATE = graphql(`

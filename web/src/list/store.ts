@@ -7,7 +7,7 @@ export interface Page {
   pageInfo: { hasNextPage: boolean };
 }
 
-/** How the list changes; made anew only when tasks come, go or move, not when one changes in its place. */
+/** The order of the list; made anew only when tasks come, go or move, not when one changes in its place. */
 export interface ListView {
   /** The IDs, newest first. */
   ids: readonly string[];
@@ -21,8 +21,6 @@ export interface ListView {
 export interface Batch {
   /** How many events were written, as far as their numbers tell. */
   events: number;
-  /** How many tasks were created. */
-  created: number;
   /** How many tasks succeeded. */
   succeeded: number;
   /** How many tasks failed. */
@@ -55,7 +53,6 @@ export class TaskList {
   readonly #viewListeners = new Set<() => void>();
   #order: string[] = [];
   #view: ListView = { ids: [], hasMore: false, loaded: false };
-  #newest = "";
 
   constructor(filter: ListFilter) {
     this.#filter = filter;
@@ -121,11 +118,11 @@ export class TaskList {
 
   /** Takes all that waits into the rows, and says what it was. */
   flush(): Batch {
-    const batch: Batch = { events: 0, created: 0, succeeded: 0, failed: 0 };
+    const batch: Batch = { events: 0, succeeded: 0, failed: 0 };
     let moved = false;
     for (const { type, task } of this.#waiting.values()) {
       const row = this.#rows.get(task.id);
-      this.#count(batch, task, row?.task);
+      if (type !== "DELETE") count(batch, task, row?.task);
       if (type === "DELETE" || !matches(this.#filter, task)) {
         if (row && (type === "DELETE" || isNewer(task, row.task))) moved = this.#rows.delete(task.id) || moved;
       } else if (row) {
@@ -174,24 +171,21 @@ export class TaskList {
       hasMore = true;
     }
     this.#order = rows.map((task) => task.id);
-    const newest = rows[0]?.createdAt ?? "";
-    if (newest > this.#newest) this.#newest = newest;
     this.#view = { ids: this.#order, hasMore, loaded: true };
     for (const listener of this.#viewListeners) listener();
-  }
-
-  #count(batch: Batch, task: TaskSummary, known: TaskSummary | undefined): void {
-    const same = known?.createdAt === task.createdAt;
-    batch.events += same ? Math.max(0, task.seq - known.seq) : 1;
-    if (task.createdAt > this.#newest) batch.created += 1;
-    if (same && known.status === task.status) return;
-    if (task.status === "SUCCESS") batch.succeeded += 1;
-    if (task.status === "FAILED") batch.failed += 1;
   }
 
   #tell(id: string): void {
     for (const listener of this.#rowListeners.get(id) ?? []) listener();
   }
+}
+
+function count(batch: Batch, task: TaskSummary, known: TaskSummary | undefined): void {
+  const same = known?.createdAt === task.createdAt;
+  batch.events += same ? Math.max(0, task.seq - known.seq) : 1;
+  if (same && known.status === task.status) return;
+  if (task.status === "SUCCESS") batch.succeeded += 1;
+  if (task.status === "FAILED") batch.failed += 1;
 }
 
 /** Whether one task says something newer than another of the same ID, which may have been created again. */
