@@ -52,7 +52,7 @@ def test_an_installed_wheel_serves_the_pages_that_were_built(empty_database: str
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-index"]
     subprocess.run([*pip, "--target", site, package], check=True, capture_output=True, timeout=WAIT_S)
     environment = surroundings(SPECTRAL_DATABASE_URL=empty_database, PYTHONPATH=str(site))
-    with serving(environment, program=(sys.executable, "-m", "graphql_api")) as served:
+    with serving(environment, program=(sys.executable, "-P", "-m", "graphql_api")) as served:
         page = httpx.get(f"{served.origin}/", trust_env=False)
         assert (page.status_code, page.text) == (200, "<title>From the wheel</title>")
 
