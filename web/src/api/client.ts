@@ -18,9 +18,7 @@ export function createApi(credential: string | null, origin = window.location.or
     // What the page shows is what the server says now; live messages keep it so.
     requestPolicy: "network-only",
     preferGetMethod: false,
-    fetchOptions: () => ({
-      headers: credential === null ? {} : { authorization: `Bearer ${credential}` },
-    }),
+    fetchOptions: credential === null ? {} : { headers: { authorization: `Bearer ${credential}` } },
   });
   const socket = new URL(url);
   socket.protocol = url.protocol === "https:" ? "wss:" : "ws:";

@@ -21,9 +21,17 @@ export function taskOfPath(pathname: string): string | null {
 
 /** Goes to a page of this site. */
 export function navigate(to: string, { replace = false } = {}): void {
-  if (replace) history.replaceState(null, "", to);
-  else history.pushState(null, "", to);
+  // A task's page knows from which list it was opened, with its filter.
+  const from = location.pathname === "/" ? location.pathname + location.search : listPath();
+  if (replace) history.replaceState(from, "", to);
+  else history.pushState(from, "", to);
   window.dispatchEvent(new Event(MOVED));
+}
+
+/** The list from which the page was opened, with its filter. */
+export function listPath(): string {
+  const state: unknown = history.state;
+  return typeof state === "string" ? state : "/";
 }
 
 /** The path of the address now. */

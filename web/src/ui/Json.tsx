@@ -26,7 +26,7 @@ function Node({ name, value, open = false }: { name?: string; value: unknown; op
       </div>
     );
   }
-  const items = Object.entries(value);
+  const items: [string, unknown][] = Object.entries(value);
   const [before, after] = Array.isArray(value) ? ["[", "]"] : ["{", "}"];
   if (items.length === 0) {
     return (
