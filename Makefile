@@ -11,7 +11,7 @@ NODE := $(shell node -p 'const [major, minor] = process.versions.node.split(".")
 WITHOUT_NODE := No Node.js 20.19 or newer is found
 NOT_BUILT := the pages for browsers are not built, and the API is served all the same.
 PAGES := graphql_api/web/index.html
-PAGES_FROM := $(shell find web -mindepth 1 \( -name node_modules -o -name dist \) -prune -o -print 2> /dev/null)
+PAGES_FROM := $(shell find web clients/react -mindepth 1 \( -name node_modules -o -name dist \) -prune -o -print 2> /dev/null)
 # Folders with a package.json, whose script `check` looks at what is in them.
 NODE_PROJECTS := web tests/browser
 INSTALLED := node_modules/.package-lock.json

@@ -27,4 +27,5 @@ def test_in_a_browser(scenario: str, request: pytest.FixtureRequest) -> None:
     database: str = request.getfixturevalue("database")
     script, _, name = scenario.partition(".")
     with world(SPECTRAL_DATABASE_URL=database, **SETTINGS.get(scenario, {})) as found:
-        run(f"scenarios/{script}.mjs", name, found, key=found.key("ADMIN"))
+        keys = {"key": found.key("ADMIN"), "reader": found.key("READ", name="reader")}
+        run(f"scenarios/{script}.mjs", name, found, **keys)

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +44,12 @@ class Served:
 
 
 @contextmanager
-def serving(environment: Mapping[str, str], port: int = 0) -> Iterator[Served]:
+def serving(
+    environment: Mapping[str, str], port: int = 0, program: Sequence[str | Path] = (BIN / "spectral-notify",)
+) -> Iterator[Served]:
     """``spectral-notify serve`` on this port or a free one, until the block ends; it must end well."""
     process = subprocess.Popen(
-        [BIN / "spectral-notify", "serve"],
+        [*program, "serve"],
         env={**environment, "SPECTRAL_PORT": str(port)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -3,6 +3,7 @@ import { GraphiQL } from "graphiql";
 import { useCallback, useState } from "react";
 import { HEADERS } from "./credential";
 import { EXAMPLES } from "./examples";
+import { storage } from "./storage";
 import { ask, type Asked, type Known } from "./fetcher";
 
 const INTROSPECTION = "IntrospectionQuery";
@@ -34,8 +35,8 @@ export function Explorer() {
           defaultTabs={EXAMPLES}
           defaultHeaders={HEADERS}
           defaultEditorToolsVisibility="headers"
-          // What the page keeps stays in the browser for good, and headers hold keys.
           shouldPersistHeaders={false}
+          storage={storage}
         >
           <GraphiQL.Logo>
             <a className="home" href="/">
