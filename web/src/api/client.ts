@@ -1,4 +1,4 @@
-import { cacheExchange, Client, fetchExchange } from "@urql/core";
+import { Client, fetchExchange } from "@urql/core";
 import { connectLive, type LiveConnection } from "./live";
 
 /** All that the page needs to talk to the server with one credential. */
@@ -14,8 +14,8 @@ export function createApi(credential: string | null, origin = window.location.or
   const url = new URL("/graphql", origin);
   const query = new Client({
     url: url.href,
-    exchanges: [cacheExchange, fetchExchange],
-    // What the page shows is what the server says now; live messages keep it so.
+    // No cache: what the page shows is what the server says now, and live messages keep it so.
+    exchanges: [fetchExchange],
     requestPolicy: "network-only",
     preferGetMethod: false,
     fetchOptions: credential === null ? {} : { headers: { authorization: `Bearer ${credential}` } },

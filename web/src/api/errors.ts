@@ -2,7 +2,7 @@ import type { CombinedError } from "@urql/core";
 
 /** Why something did not work, in words for the person who looks, and what kind of reason it is. */
 export interface Problem {
-  kind: "unreachable" | "unauthenticated" | "forbidden" | "missing" | "refused" | "failed";
+  kind: "unreachable" | "unauthenticated" | "forbidden" | "missing" | "outdated" | "refused" | "failed";
   message: string;
 }
 
@@ -10,6 +10,7 @@ const KINDS: Record<string, Problem["kind"]> = {
   UNAUTHENTICATED: "unauthenticated",
   FORBIDDEN: "forbidden",
   TASK_NOT_FOUND: "missing",
+  LIST_OUTDATED: "outdated",
   INTERNAL_SERVER_ERROR: "failed",
   UNAVAILABLE: "failed",
 };

@@ -9,6 +9,8 @@ export interface LiveConnection {
   client: SocketClient;
   /** The state now. */
   state: () => SocketState;
+  /** Says whether something that is followed over the socket has more to come than was read. */
+  lag: (lags: boolean) => void;
   /** Calls back at each change of the state; returns what ends that. */
   onChange: (listener: () => void) => () => void;
 }
@@ -23,6 +25,7 @@ export function connectLive(url: string, credential: string | null): LiveConnect
   const client = connect({ url, credential: () => credential });
   const listeners = new Set<() => void>();
   let state: SocketState = "idle";
+  let lags = false;
   let late: ReturnType<typeof setTimeout> | undefined;
 
   function become(next: SocketState): void {
@@ -51,7 +54,12 @@ export function connectLive(url: string, credential: string | null): LiveConnect
 
   return {
     client,
-    state: () => state,
+    state: () => (state === "live" && lags ? "behind" : state),
+    lag: (now) => {
+      if (now === lags) return;
+      lags = now;
+      for (const listener of listeners) listener();
+    },
     onChange: (listener) => {
       listeners.add(listener);
       return () => listeners.delete(listener);

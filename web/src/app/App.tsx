@@ -1,4 +1,4 @@
-import { useEffect, useMemo, useSyncExternalStore } from "react";
+import { useEffect, useMemo, useRef, useSyncExternalStore } from "react";
 import { Provider, useQuery } from "urql";
 import { createApi } from "../api/client";
 import { may, ScopeContext, useScope } from "../api/context";
@@ -11,7 +11,7 @@ import { TaskPage } from "../task/TaskPage";
 import { Notice, Skeleton } from "../ui/parts";
 import { Toast } from "../ui/toast";
 import { Header } from "./Header";
-import { navigate, taskOfPath, taskPath, usePathname } from "./router";
+import { navigate, taskOfPath, taskPath, useHash, usePathname } from "./router";
 
 /** The whole page. With another credential all of it begins anew. */
 export function App() {
@@ -75,12 +75,20 @@ function Session({ api, held }: { api: ReturnType<typeof createApi>; held: strin
 function Pages({ held }: { held: string | null }) {
   const { viewer } = useScope();
   const pathname = usePathname();
+  const hash = useHash();
   const taskId = taskOfPath(pathname);
+  const before = useRef(pathname);
   // A task token is for one task, so there is nothing to choose from.
   const only = pathname === "/" && viewer.taskId ? taskPath(viewer.taskId) : null;
   useEffect(() => {
     if (only) navigate(only, { replace: true });
   }, [only]);
+
+  // Whoever reads with a keyboard or by ear begins at the top of the new page.
+  useEffect(() => {
+    if (before.current !== pathname) document.getElementById("main")?.focus({ preventScroll: true });
+    before.current = pathname;
+  }, [pathname]);
 
   if (taskId !== null) return <TaskPage key={taskId} taskId={taskId} />;
   if (only) return null;
@@ -91,6 +99,7 @@ function Pages({ held }: { held: string | null }) {
       </main>
     );
   }
+  if (hash === "#sign-in" && !viewer.authenticated) return <SignIn openById={may(viewer, "READ")} />;
   if (may(viewer, "LIST")) return <ListPage />;
   if (!held) return <SignIn openById={may(viewer, "READ")} />;
   return (

@@ -99,7 +99,7 @@ function ViewerMenu() {
                 Sign out
               </Menu.Item>
             ) : (
-              <Menu.Item className="menu-item" render={<Link href="/" />}>
+              <Menu.Item className="menu-item" render={<Link href="/#sign-in" />}>
                 Sign in
               </Menu.Item>
             )}

@@ -39,6 +39,11 @@ export function usePathname(): string {
   return useSyncExternalStore(onMove, () => location.pathname);
 }
 
+/** What the address has after a `#`, with it. */
+export function useHash(): string {
+  return useSyncExternalStore(onMove, () => location.hash);
+}
+
 /** The query of the address now, with its question mark. */
 export function useSearch(): string {
   return useSyncExternalStore(onMove, () => location.search);

@@ -25,7 +25,7 @@ export function TaskTable({ kept }: { kept: KeptList }) {
 
   useEffect(() => {
     if (hasMore && last >= ids.length - AHEAD && ids.length < ROWS_MAX) void feed.readMore();
-  }, [feed, hasMore, last, ids.length]);
+  }, [feed, hasMore, last, ids]);
 
   // Back from a task, the list is where it was.
   useLayoutEffect(() => {

@@ -1,6 +1,6 @@
 import { stringifyDocument } from "@urql/core";
 import type { Api } from "../api/client";
-import { TASKS, TASKS_UPDATED, type TaskSummaryUpdate } from "../api/documents";
+import { TASKS, TASKS_UPDATED, type TaskSummary, type TaskSummaryUpdate } from "../api/documents";
 import { type Problem, problemOf, problemOfEnd } from "../api/errors";
 import { type ListFilter, filterToInput } from "./filter";
 import { type Batch, type Page, TaskList } from "./store";
@@ -21,6 +21,8 @@ const FLUSH_MS = 250;
 // However seldom a hidden page is let run.
 const WAITING_MAX = 5_000;
 const RETRY_MS = 3_000;
+// A subscription has reached the server by then; what is read afterwards has all that it will not tell.
+const SUBSCRIBED_MS = 100;
 const LIVE_DOCUMENT = stringifyDocument(TASKS_UPDATED);
 
 /** Reads pages into a list and keeps what was read live. It does so while it is started. */
@@ -56,20 +58,25 @@ export class ListFeed {
 
   /** Reads the list and follows it, until the returned function is called. */
   start(): () => void {
-    const { client, state } = this.#api.live;
+    const { client } = this.#api.live;
     let unsubscribe = this.#subscribe();
-    // What changed while there was no subscription is read again, once there is one. The subscription goes out on
-    // the same socket, before this has made its way.
-    const forget = client.on("connected", () => setTimeout(() => void this.readTop(), 50));
+    // What changed while there was no subscription is read again, once there is one.
+    const readSoon = (): void => {
+      this.#api.live.lag(true);
+      clearTimeout(this.#retry);
+      this.#retry = setTimeout(() => void this.readTop(), SUBSCRIBED_MS);
+    };
+    const forget = client.on("connected", readSoon);
     this.#resubscribe = () => {
       unsubscribe();
       unsubscribe = this.#subscribe();
-      void this.readTop();
+      readSoon();
     };
-    if (state() !== "live" || !this.list.view().loaded) void this.readTop();
-    else setTimeout(() => void this.readTop(), 50);
+    if (this.list.view().loaded) readSoon();
+    else void this.readTop();
     return () => {
       forget();
+      this.#api.live.lag(false);
       unsubscribe();
       clearTimeout(this.#timer);
       clearTimeout(this.#retry);
@@ -83,8 +90,18 @@ export class ListFeed {
   /** Reads as much as there is already, anew, from the top. */
   async readTop(): Promise<void> {
     const first = Math.min(PAGE_MAX, Math.max(PAGE, this.list.view().ids.length));
-    const page = await this.#read(first, null);
-    if (page) this.list.replaceTop(page);
+    let above: TaskSummary | null = null;
+    let after: string | null = null;
+    for (;;) {
+      const page = await this.#read(first, after);
+      if (!page) return;
+      this.list.refresh(page, above);
+      const last = page.edges.at(-1);
+      if (!last || !page.pageInfo.hasNextPage || !this.list.reachesBelow(last.node)) break;
+      above = last.node;
+      after = last.cursor;
+    }
+    this.#api.live.lag(false);
   }
 
   /** Reads the next page. */
@@ -127,14 +144,15 @@ export class ListFeed {
   }
 
   #end(error: unknown): void {
-    // More changed than could wait for this page, or the server has trouble: begin anew.
     const problem = problemOfEnd(error);
+    this.#api.live.lag(true);
     if (problem.kind === "unauthenticated" || problem.kind === "forbidden") {
       this.#become({ problem });
       return;
     }
+    // More changed than could wait for this page, or the server has trouble: begin anew.
     clearTimeout(this.#retry);
-    this.#retry = setTimeout(() => this.#resubscribe(), RETRY_MS);
+    this.#retry = setTimeout(() => this.#resubscribe(), problem.kind === "outdated" ? SUBSCRIBED_MS : RETRY_MS);
   }
 
   #take(update: TaskSummaryUpdate): void {

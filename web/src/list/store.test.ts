@@ -111,20 +111,28 @@ describe("pages", () => {
 
   test("what is read anew from the top lacks what was deleted meanwhile", () => {
     const list = listOf([A, B, C], true);
-    list.replaceTop(page([A, C], true));
+    list.refresh(page([A, C], true), null);
     expect(list.view().ids).toEqual(["a", "c"]);
   });
 
   test("rows below what is read anew stay, and so does what is known of the end", () => {
     const list = listOf([A, B, C], false);
-    list.replaceTop(page([{ ...A, seq: 2 }, B], true));
+    list.refresh(page([{ ...A, seq: 2 }, B], true), null);
     expect(list.view()).toMatchObject({ ids: ["a", "b", "c"], hasMore: false });
     expect(list.task("a")?.seq).toBe(2);
   });
 
+  test("what is read anew further down leaves what is above alone", () => {
+    const list = listOf([A, B, C], false);
+    expect(list.reachesBelow(A)).toBe(true);
+    list.refresh(page([C]), A);
+    expect(list.view()).toMatchObject({ ids: ["a", "c"], hasMore: false });
+    expect(list.reachesBelow(C)).toBe(false);
+  });
+
   test("an empty answer empties the list", () => {
     const list = listOf([A, B]);
-    list.replaceTop(page([]));
+    list.refresh(page([]), null);
     expect(list.view().ids).toEqual([]);
   });
 });

@@ -95,17 +95,22 @@ export class TaskList {
     this.#arrange(page.pageInfo.hasNextPage);
   }
 
-  /** Takes what was read anew from the top: what it does not hold, though it should, is gone. */
-  replaceTop(page: Page): void {
+  /** Takes a page that was read anew, below a task or at the top: what it does not hold, though it should, is gone. */
+  refresh(page: Page, above: TaskSummary | null): void {
     const present = new Set(page.edges.map(({ node }) => node.id));
-    const last = page.edges.at(-1)?.node;
+    const last = page.pageInfo.hasNextPage ? page.edges.at(-1)?.node : undefined;
     for (const [id, { task }] of this.#rows) {
-      const covered = !page.pageInfo.hasNextPage || !last || isBefore(task, last);
+      const covered = (!above || isBefore(above, task)) && (!last || isBefore(task, last));
       if (covered && !present.has(id) && !this.#waiting.has(id)) this.#rows.delete(id);
     }
     for (const { node, cursor } of page.edges) this.#put(node, cursor);
-    const longer = page.pageInfo.hasNextPage && this.#rows.size > page.edges.length;
-    this.#arrange(longer ? this.#view.hasMore : page.pageInfo.hasNextPage);
+    this.#arrange(last && this.reachesBelow(last) ? this.#view.hasMore : last !== undefined);
+  }
+
+  /** Whether there are rows below a task. */
+  reachesBelow(task: TaskSummary): boolean {
+    const end = this.#rows.get(this.#order.at(-1) ?? "")?.task;
+    return end !== undefined && isBefore(task, end);
   }
 
   /** Keeps a live message until the next `flush`. */
@@ -138,12 +143,6 @@ export class TaskList {
     this.#waiting.clear();
     if (moved) this.#arrange(this.#view.hasMore);
     return batch;
-  }
-
-  /** Forgets a task that this page itself deleted. */
-  remove(id: string): void {
-    this.#waiting.delete(id);
-    if (this.#rows.delete(id)) this.#arrange(this.#view.hasMore);
   }
 
   #put(task: TaskSummary, cursor: string): void {

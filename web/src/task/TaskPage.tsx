@@ -6,6 +6,7 @@ import { type Problem, problemOf } from "../api/errors";
 import { Link, listPath, navigate } from "../app/router";
 import { useShortcut } from "../app/shortcuts";
 import { signOut } from "../session/session";
+import { SignIn } from "../session/SignIn";
 import { Back } from "../ui/icons";
 import { Notice, Skeleton } from "../ui/parts";
 import { LiveTask } from "./LiveTask";
@@ -27,8 +28,10 @@ export function TaskPage({ taskId }: { taskId: string }) {
     const timer = setInterval(ask, RETRY_MS);
     return () => clearInterval(timer);
   }, [retry, ask]);
+  const notAllowed = problem?.kind === "unauthenticated" || problem?.kind === "forbidden";
   useShortcut("u", () => navigate(listPath()));
 
+  if (notAllowed && !viewer.authenticated) return <SignIn reason={problem.message} openById={false} />;
   return (
     <main id="main" className="page" tabIndex={-1}>
       {!viewer.taskId && (
@@ -68,7 +71,6 @@ function BackToList() {
 }
 
 function Refused({ problem, taskId, again }: { problem: Problem; taskId: string; again: () => void }) {
-  const { viewer } = useScope();
   const notAllowed = problem.kind === "unauthenticated" || problem.kind === "forbidden";
   return (
     <Notice
@@ -79,12 +81,9 @@ function Refused({ problem, taskId, again }: { problem: Problem; taskId: string;
           <button
             type="button"
             className="button"
-            onClick={() => {
-              signOut();
-              navigate("/");
-            }}
+            onClick={signOut}
           >
-            {viewer.authenticated ? "Sign in with another credential" : "Sign in"}
+            Sign in with another credential
           </button>
         ) : (
           <button type="button" className="button" onClick={again}>
