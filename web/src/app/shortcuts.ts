@@ -3,8 +3,8 @@ import { useEffect, useEffectEvent } from "react";
 /** What the keys do, for the help. */
 export const SHORTCUTS: readonly { keys: readonly string[]; what: string }[] = [
   { keys: ["/"], what: "Search by task ID" },
-  { keys: ["j", "↓"], what: "Next task or event" },
-  { keys: ["k", "↑"], what: "Previous task or event" },
+  { keys: ["j"], what: "Next task or event" },
+  { keys: ["k"], what: "Previous task or event" },
   { keys: ["Enter"], what: "Open the task" },
   { keys: ["n"], what: "Create a test task" },
   { keys: ["u"], what: "From a task back to the list" },

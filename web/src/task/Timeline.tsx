@@ -8,7 +8,7 @@ import type { EventLog } from "./events";
 
 // Browsers do not make a page higher than some 17 million pixels.
 const EVENTS_MAX = 250_000;
-const ROW = 56;
+const ROW = 48;
 
 type Order = "newest" | "oldest";
 
