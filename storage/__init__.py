@@ -206,15 +206,20 @@ async def upgrade_database(url: str) -> tuple[str | None, str]:
 
 async def recount_database(url: str) -> Counts:
     """Count the tasks of a database anew, while others go on."""
-    pool = open_pool(
+    open_ = partial(
+        open_pool,
         url,
         connections_max=1,
-        pool_wait_s=0,
+        pool_wait_s=POOL_WAIT_S,
         statement_timeout_ms=MIGRATION_WAIT_MS,
         lock_timeout_ms=MIGRATION_WAIT_MS,
     )
+    pool = open_()
     try:
         await require(pool)
+        if await is_distributed(pool):
+            await pool.close()
+            pool = open_(CITUS)
         with explained():
             await recount(pool)
         return await Reader(pool).counts()

@@ -101,17 +101,24 @@ FOLD: Final = compiled(addition(_sums(_gone).select_from(_gone).having(func.coun
 """Put rows together, where there are several, into one. Whoever reads sees all of them, or that one."""
 
 _LOCK: Final = compiled(select(task_counts.c.id).with_for_update())
-_counted = (func.count().filter(tasks.c.status == literal_column(f"'{status}'")) for status in Status)
+_counted = tuple(func.count().filter(tasks.c.status == literal_column(f"'{status}'")) for status in Status)
 _replaced = delete(task_counts).returning(task_counts.c.id).cte("replaced")
 _undisturbed = (
     select(func.count()).select_from(_replaced).scalar_subquery()
     == select(func.count()).select_from(task_counts).scalar_subquery()
 )
-_RECOUNT: Final = compiled(addition(select(*_counted).select_from(tasks)).add_cte(_replaced).returning(_undisturbed))
+_count = addition(select(*_counted).select_from(tasks))
+_RECOUNT: Final = compiled(_count.add_cte(_replaced).returning(_undisturbed))
+# On Citus this cannot be one statement.
+_CLEAR: Final = compiled(delete(task_counts))
+_COUNT: Final = compiled(_count)
 
 
 async def recount(pool: Pool) -> None:
-    """Count all tasks anew. What others change meanwhile is counted by them, and nobody waits for it."""
+    """Count all tasks anew. What others change meanwhile is counted by them, and nobody waits for it.
+
+    On Citus nobody may change anything meanwhile.
+    """
     undisturbed = False
     async with pool.connection() as connection:
         while not undisturbed:
@@ -119,5 +126,10 @@ async def recount(pool: Pool) -> None:
             # From now on these are not put together with others. Those that come before the next statement may be, in
             # the middle of it, and then it has counted what it has not replaced.
             await connection.run(_LOCK)
-            ((undisturbed,),) = await connection.run(_RECOUNT)
+            if connection.distributed:
+                await connection.run(_CLEAR)
+                await connection.run(_COUNT)
+                undisturbed = True
+            else:
+                ((undisturbed,),) = await connection.run(_RECOUNT)
             await (connection.commit() if undisturbed else connection.roll_back())

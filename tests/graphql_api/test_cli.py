@@ -121,6 +121,13 @@ def assert_one_sentence(ended: Ended, *says: str) -> None:
     assert "hunter2" not in ended.err
 
 
+def test_recount_says_what_it_has_counted(run: Run, database: str) -> None:
+    insertion = "INSERT INTO tasks (task_id, status, progress, seq, created_at, updated_at) "
+    asyncio.run(execute(database, insertion + "VALUES ('by hand', 'PENDING', 0, 1, now(), now())"))
+    said = "pending: 1, in_progress: 0, success: 0, failed: 0, canceled: 0, total: 1\n"
+    assert run("recount", SPECTRAL_DATABASE_URL=database).out == said
+
+
 @pytest.mark.parametrize("command", ["serve", "migrate"])
 @pytest.mark.parametrize(
     ("url", "says"),

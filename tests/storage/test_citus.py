@@ -37,6 +37,7 @@ from storage import (
     group,
     open_storage,
     reader,
+    recount_database,
     upgrade_database,
 )
 from storage.citus import CITUS
@@ -510,6 +511,7 @@ async def test_lists_are_asked_by_whatever_tasks_have_and_their_numbers_are_know
             assert known.of([status]).total == len(meant)
         await storage.pool.run(FOLD, 100)
         assert await storage.reader.counts() == known
+        assert await recount_database(distributed_database) == known
 
 
 async def test_keys_are_made_found_and_revoked(distributed_database: str) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -266,7 +266,7 @@ def test_the_bounds_of_a_filter() -> None:
     with pytest.raises(BadInput) as refused:
         Filter(metadata=metadata_json({str(number): number for number in range(METADATA_VALUES_MAX)}))
     assert str(refused.value) == "metadata must hold at most 64 values, got 65."
-    for wrong in (1, [], "a", True):
+    for wrong in cast(tuple[Any, ...], (1, [], "a", True)):
         with pytest.raises(BadInput, match="metadata must be an object"):
             Filter(metadata=metadata_json(wrong))
     Filter(tags=[f"t{number}" for number in range(20)], task_id_prefix="x" * 255, queue="q" * 64)
