@@ -59,6 +59,8 @@ DOCUMENTS: Final[Mapping[str, str]] = {
     "{ taskId status progress seq } }",
     "subscription": "subscription ($taskId: ID!) { taskUpdates(taskId: $taskId) { type "
     "task { taskId status progress seq updatedAt } events { seq eventType message progress timestamp } } }",
+    "list": "subscription { tasksUpdated { type "
+    "task { taskId status progress seq updatedAt } events { seq eventType message progress timestamp } } }",
     "resumption": "subscription ($taskId: ID!) { taskUpdates(taskId: $taskId, afterSeq: 1) { type "
     "task { taskId status progress seq updatedAt } events { seq eventType message progress timestamp } } }",
 }
@@ -306,6 +308,51 @@ async def _update_across(stage: Stage) -> Figures:
         return await _ask(stage, stage.service, "update", stage.plan.key, stage.url)
 
 
+def _update_watched(lists: int) -> Measure:
+    """Updates, while so many watch the list of all tasks."""
+
+    async def measure(stage: Stage) -> Figures:
+        async with AsyncExitStack() as stack:
+            takers = [await stack.enter_async_context(_watching_list(stage)) for _ in range(lists)]
+            figures = await _ask(stage, stage.service, "update", stage.plan.key, stage.url)
+            if any(taker.ended for taker in takers):
+                raise Failed("A list has ended: more tasks had changed than could wait.")
+        return figures
+
+    return measure
+
+
+class _Taker(asyncio.Protocol):
+    """Takes what a socket brings, and looks only whether its list has ended."""
+
+    ended = False
+
+    def data_received(self, data: bytes) -> None:
+        self.ended = self.ended or b"LIST_OUTDATED" in data
+
+
+@asynccontextmanager
+async def _watching_list(stage: Stage) -> AsyncIterator[_Taker]:
+    url = f"ws://127.0.0.1:{stage.service.port}/graphql"
+    protocols = [Subprotocol("graphql-transport-ws")]
+    async with connect(url, subprotocols=protocols, compression=None, proxy=None) as socket:
+        credential = {"Authorization": f"Bearer {stage.plan.databases.key}"}
+        await socket.send(json.dumps({"type": "connection_init", "payload": credential}))
+        await _next(socket, "connection_ack")
+        await socket.send(json.dumps({"id": SAME_ID, "type": "subscribe", "payload": json.loads(_body("list"))}))
+        # Its answer says that the list is watched.
+        await socket.send(json.dumps({"id": "0", "type": "subscribe", "payload": {"query": "{ viewer { name } }"}}))
+        await _next(socket, "next")
+        await _next(socket, "complete")
+        taker = _Taker()
+        socket.transport.set_protocol(taker)
+        try:
+            yield taker
+        finally:
+            socket.transport.set_protocol(socket)
+            socket.transport.abort()
+
+
 async def _deliver_steadily(stage: Stage, server: Server) -> Figures:
     """To the sockets of a server; the cost is that of the service, which makes the changes."""
     plan = stage.plan
@@ -492,6 +539,8 @@ LOADS: Final = (
         (Floor(f"asyncpg: the update in groups of {CONNECTIONS}", _driver("group")),),
     ),
     Row("update-across", "the same, while another process listens", _update_across),
+    Row("update-list", "the same, while one watches the list of all tasks", _update_watched(1)),
+    Row("update-lists", "the same, while ten watch it", _update_watched(10)),
     Row("update-hot", "`updateProgress`, one task", _http("update-hot", writes=True)),
     Row(
         "task",

@@ -177,7 +177,6 @@ class Serving:
         yield _counter("spectral_resyncs", "Comparisons of all watched tasks with the table.", follower.resyncs)
         lists = self.storage.live
         yield _gauge("spectral_list_subscriptions", "Subscriptions of lists that are open.", lists.subscribers)
-        yield _gauge("spectral_list_filters", "Different filters that they have.", lists.filters)
         yield _counter("spectral_list_updates", "Updates that went to subscribers of lists.", lists.gauges.told)
         yield _counter(
             "spectral_list_coalesced",

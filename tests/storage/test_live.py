@@ -29,12 +29,14 @@ from storage import (
     live_follower,
     live_watch,
     open_storage,
+    reader,
 )
 from storage.feed import Feed
 from storage.live import LiveLists
 from storage.live_follower import LOST, described, description
 from storage.options import Options
 from storage.task import update_of
+from tests.postgres import execute
 from tests.storage.helpers import note, submit
 from tests.storage.linked import WAIT_S, processes, until, until_all
 
@@ -386,3 +388,25 @@ async def test_filters_are_counted_and_bounded(monkeypatch: pytest.MonkeyPatch) 
         watch.close()
         watch.close()
     assert hub.filters == 0
+
+
+async def test_what_changed_lately_is_found_by_the_index_of_times(database: str) -> None:
+    await execute(
+        database,
+        """
+        INSERT INTO task_events (task_id, seq, event_type, message, timestamp)
+        SELECT 'T-' || n % 1000, n, 'LOG', 'm', '2026-01-01'::timestamptz + n * interval '1 s'
+        FROM generate_series(1, 200000) AS n
+        """,
+    )
+    await execute(database, "VACUUM ANALYZE task_events")
+    async with open_storage(database, upgrade=False) as storage:
+        last = NOW + timedelta(seconds=200_000)
+        found = await storage.reader.changed_since(last - timedelta(seconds=9), 1_000)
+        assert found == {f"T-{number % 1000}": number for number in range(199_991, 200_001)}
+        assert len(await storage.reader.changed_since(NOW, 7)) == 7
+        async with storage.pool.connection() as connection:
+            await connection.begin_list()
+            lines = await connection.driver.fetch(f"EXPLAIN {reader._CHANGED_SINCE}", last, 1_000)
+            await connection.roll_back()
+    assert any("Bitmap Index Scan on task_events_timestamp" in line for (line,) in lines), lines

@@ -48,6 +48,7 @@ KEYED: Final[dict[str, tuple[str, Sequence[Any], list[str]]]] = {
     "delete events": (group._DELETE_EVENTS, [IDS], [EVENTS]),
     "delete tasks": (group._DELETE_TASKS, [IDS], [TASKS]),
     "tasks": (reader._TASKS, [IDS], [TASKS]),
+    "latest": (reader._LATEST, [IDS], [TASKS, EVENTS]),
     "single events": (reader._SINGLE_EVENTS, [IDS, [1, 1]], [EVENTS]),
     "slices": (reader._SLICES, [IDS, [1, 1], [9, 9]], [EVENTS]),
     "logs": (reader._LOGS, [IDS, [0, 0], 9, 9_000], [TASKS, EVENTS]),
