@@ -55,6 +55,8 @@ from storage.commands import Lease, Settle, Tick
 from storage.feed import Feed
 from storage.follower import Follower
 from storage.lifecycle import ENTERED_AT, TRANSITIONS, Move, decide
+from storage.live import LiveLists
+from storage.live_follower import LiveFollower
 from storage.pool import open_pool
 from storage.queues import Queues
 from storage.reader import Reader
@@ -192,13 +194,28 @@ def metrics() -> Iterator[str]:
         lock_timeout_ms=1,
     )
     feed, queues, reader = Feed(), Queues(), Reader(pool)
-    follower = Follower(feed, reader, queues)
+    live = LiveLists(feed)
+    live_follower = LiveFollower(live, reader)
+    follower = Follower(feed, reader, queues, live_follower)
     writer = Writer(pool, feed, queues, groups_max=1, group_commands_max=1, waiting_commands_max=1, wait_s=1)
     claimer = Claimer(pool, writer.aftermath)
     keys, signing_keys = Keys(pool), SigningKeys(pool)
     task_tokens = TaskTokens(signing_keys, keys)
     storage = Storage(
-        pool, feed, queues, follower, None, writer, claimer, None, reader, keys, signing_keys, task_tokens
+        pool,
+        feed,
+        live,
+        live_follower,
+        queues,
+        follower,
+        None,
+        writer,
+        claimer,
+        None,
+        reader,
+        keys,
+        signing_keys,
+        task_tokens,
     )
     serving = Serving(storage, build_app(Settings(), storage, asyncio.Event()))
     rows = [

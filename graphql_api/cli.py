@@ -1,4 +1,4 @@
-"""The command line: ``spectral-notify serve | migrate | distribute | schema | keys | signing-keys``."""
+"""The command line: ``spectral-notify serve | migrate | distribute | recount | schema | keys | signing-keys``."""
 
 import asyncio
 import logging
@@ -19,7 +19,18 @@ from graphql_api.logs import set_up_logs
 from graphql_api.schema import sdl
 from graphql_api.server import open_configured_storage, open_database, serve
 from graphql_api.settings import read_settings
-from storage import SHARDS, SHARDS_MAX, Permission, Refusal, StartupError, Storage, distribute, upgrade_database
+from storage import (
+    SHARDS,
+    SHARDS_MAX,
+    Counts,
+    Permission,
+    Refusal,
+    StartupError,
+    Storage,
+    distribute,
+    recount_database,
+    upgrade_database,
+)
 
 T = TypeVar("T")
 
@@ -108,6 +119,20 @@ def distribute_command(
     typer.echo(
         "Tasks are distributed by task_id; start the servers." if _run(spread()) else "Tasks are distributed already."
     )
+
+
+@app.command("recount")
+def recount_command() -> None:
+    """Count the tasks of each status anew, also beside running servers; after rows were changed by hand."""
+    settings = read_settings()
+    set_up_logs(settings.log_level, format=settings.log_format)
+
+    async def count() -> Counts:
+        async with open_database(settings, role="command") as url:
+            return await recount_database(url)
+
+    counts = _run(count())
+    typer.echo(", ".join(f"{name}: {number}" for name, number in (*counts._asdict().items(), ("total", counts.total))))
 
 
 @app.command("schema")

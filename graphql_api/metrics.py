@@ -175,6 +175,21 @@ class Serving:
         yield _counter("spectral_catch_ups", "Pages of the log read for a subscriber who was behind.", gauges.catch_ups)
         yield _counter("spectral_repairs", "Changes of other processes that no announcement told of.", follower.repairs)
         yield _counter("spectral_resyncs", "Comparisons of all watched tasks with the table.", follower.resyncs)
+        lists = self.storage.live
+        yield _gauge("spectral_list_subscriptions", "Subscriptions of lists that are open.", lists.subscribers)
+        yield _gauge("spectral_list_filters", "Different filters that they have.", lists.filters)
+        yield _counter("spectral_list_updates", "Updates that went to subscribers of lists.", lists.gauges.told)
+        yield _counter(
+            "spectral_list_coalesced",
+            "Those that a later one of the same task replaced before.",
+            lists.gauges.coalesced,
+        )
+        yield _counter("spectral_list_outdated", "Subscribers told to read their list anew.", lists.gauges.outdated)
+        yield _counter(
+            "spectral_list_repairs",
+            "Changes of other processes that no announcement told to lists.",
+            self.storage.live_follower.repairs,
+        )
         states = GaugeMetricFamily(
             "spectral_feed", "How changes of other processes are heard of: 1 for the state it is in.", labels=("state",)
         )

@@ -221,7 +221,8 @@ class Settings(BaseSettings):
         default=50_000,
         ge=100,
         le=10_000_000,
-        description="What one operation may cost: a field costs 1, times the page sizes of the lists that it is in.",
+        description="What one operation may cost: a field costs 1, and one that counts tasks 100, times the page sizes "
+        "of the lists that it is in.",
     )
     query_timeout_ms: int = Field(
         default=30_000,

@@ -37,6 +37,7 @@ from storage.errors import (
     BadInput,
     IdempotencyConflict,
     LeaseLost,
+    ListOutdated,
     Refusal,
     StartupError,
     TaskAlreadyExists,
@@ -53,7 +54,10 @@ from storage.follower import Follower
 from storage.keys import Key, Keys, Permission
 from storage.limits import CREATE_MANY_TASKS_MAX, REPORTS_MAX, TASK_ID_CHARACTERS_MAX, check_name, check_range
 from storage.link import Health, Link
-from storage.migrate import MIGRATION_WAIT_MS, current, head, migrate, require
+from storage.live import LiveLists
+from storage.live_follower import LiveFollower
+from storage.live_watch import ListWatch
+from storage.migrate import MIGRATION_WAIT_MS, current, explained, head, migrate, require
 from storage.options import QUEUE_CHARACTERS_MAX, Options, Retry
 from storage.pool import Pool, open_pool
 from storage.queues import Queues
@@ -95,6 +99,8 @@ __all__ = [
     "Key",
     "Keys",
     "LeaseLost",
+    "ListOutdated",
+    "ListWatch",
     "Listener",
     "LogPage",
     "NotTrusted",
@@ -131,7 +137,7 @@ __all__ = [
     "distribute",
     "history_range",
     "open_storage",
-    "recount",
+    "recount_database",
     "upgrade_database",
 ]
 
@@ -153,6 +159,9 @@ class Storage:
 
     pool: Pool
     feed: Feed
+    # Who hears of all tasks that a filter means.
+    live: LiveLists
+    live_follower: LiveFollower
     # Who waits for tasks to claim.
     queues: Queues
     follower: Follower
@@ -193,6 +202,24 @@ async def upgrade_database(url: str) -> tuple[str | None, str]:
         return await migrate(engine)
     finally:
         await engine.dispose()
+
+
+async def recount_database(url: str) -> Counts:
+    """Count the tasks of a database anew, while others go on."""
+    pool = open_pool(
+        url,
+        connections_max=1,
+        pool_wait_s=0,
+        statement_timeout_ms=MIGRATION_WAIT_MS,
+        lock_timeout_ms=MIGRATION_WAIT_MS,
+    )
+    try:
+        await require(pool)
+        with explained():
+            await recount(pool)
+        return await Reader(pool).counts()
+    finally:
+        await pool.close()
 
 
 def _link(feed_url: str | None, follower: Follower) -> Link | None:
@@ -249,6 +276,7 @@ async def open_storage(
             await pool.close()
             pool = open_(CITUS)
         feed = Feed()
+        live = LiveLists(feed)
         queues = Queues()
         writer = Writer(
             pool,
@@ -261,15 +289,31 @@ async def open_storage(
             wait_s=pool_wait_s,
         )
         reader = Reader(pool)
-        follower = Follower(feed, reader, queues)
+        live_follower = LiveFollower(live, reader)
+        follower = Follower(feed, reader, queues, live_follower)
         link = _link(feed_url, follower)
+        if link is not None:
+            live_follower.degraded = lambda: link.health is Health.DEGRADED
         keys = Keys(pool)
         signing_keys = SigningKeys(pool, task_token_secrets)
         task_tokens = TaskTokens(signing_keys, keys)
         claimer = Claimer(pool, writer.aftermath)
         timing = Timers(pool, writer, keep_finished_s=keep_finished_s) if timers else None
         storage = Storage(
-            pool, feed, queues, follower, link, writer, claimer, timing, reader, keys, signing_keys, task_tokens
+            pool,
+            feed,
+            live,
+            live_follower,
+            queues,
+            follower,
+            link,
+            writer,
+            claimer,
+            timing,
+            reader,
+            keys,
+            signing_keys,
+            task_tokens,
         )
         follower.start()
         try:
@@ -287,6 +331,8 @@ async def open_storage(
             if link is not None:
                 await link.close()
             await follower.close()
+            await live_follower.close()
+            await live.close()
             await storage.reader.close()
             await storage.keys.close()
             await storage.signing_keys.close()

@@ -10,6 +10,7 @@
     ├── TaskFinished          TASK_FINISHED         with the status it has
     ├── IdempotencyConflict   IDEMPOTENCY_CONFLICT
     ├── LeaseLost             LEASE_LOST            the task is no longer the worker's
+    ├── ListOutdated          LIST_OUTDATED         changes of a list were missed; it is to be read anew
     └── Unavailable           UNAVAILABLE           something that is needed could not be had in time; a retry may help
         ├── NotConnected                            no connection to the database
         └── OutcomeUnknown                          the connection died during a commit
@@ -112,6 +113,20 @@ class LeaseLost(Refusal):
     def __init__(self, task_id: str) -> None:
         super().__init__(f'Task "{task_id}" has no lease with this token; it may be another worker\'s by now.')
         self.task_id = task_id
+
+
+class ListOutdated(Refusal):
+    """More tasks of a live list have changed than could be told. Subscribe again, and then read the list anew."""
+
+    code = "LIST_OUTDATED"
+
+    def __init__(self) -> None:
+        super().__init__("More tasks have changed than could be told; subscribe again, and then read the list anew.")
+
+    @property
+    def extensions(self) -> dict[str, Any]:
+        """That the same request may succeed at once."""
+        return {"retryable": True}
 
 
 class Unavailable(Refusal):

@@ -10,7 +10,7 @@ costs no task and no turn of the loop; one that cannot take an update at once sa
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -180,11 +180,33 @@ class Announcer(Protocol):
     def announce(self, task_id: str, seq: int) -> None:
         """Say that a task has reached a number; 0 says that it is gone. It must not wait."""
 
+    def announce_end(self, task: Task) -> None:
+        """Say that a task is gone, and what it was."""
+
     def watch(self, task_id: str) -> None:
         """Hear of a task from now on."""
 
     def forget(self, task_id: str) -> None:
         """Hear of a task no more."""
+
+    def watch_all(self) -> None:
+        """Hear of every task from now on."""
+
+    async def hears_all(self) -> None:
+        """Wait until it is so, unless it cannot be."""
+
+    def forget_all(self) -> None:
+        """Hear only of those that are watched."""
+
+
+class Overhearer(Protocol):
+    """Who hears of every task."""
+
+    async def hear(self, updates: Sequence[Update]) -> None:
+        """Take what was committed here."""
+
+    def look(self, task_ids: Iterable[str]) -> None:
+        """These tasks may have changed without being told."""
 
 
 class Feed:
@@ -202,6 +224,8 @@ class Feed:
         # With other processes, both are set: by them one hears, and is heard.
         self.announcer: Announcer | None = None
         self.behind: Callable[[str, int], None] = self._look_one
+        # Who hears of every task, while somebody watches a list.
+        self._overhearer: Overhearer | None = None
 
     def subscribe(self, task_id: str) -> Subscriber:
         """Hear every update of a task that is published from now on, until it is closed."""
@@ -225,6 +249,15 @@ class Feed:
             if self.announcer is not None:
                 self.announcer.forget(task_id)
 
+    def hear_all(self, overhearer: Overhearer | None) -> None:
+        """Have somebody hear of every task from now on; None: nobody any more."""
+        self._overhearer = overhearer
+        if self.announcer is not None:
+            if overhearer is None:
+                self.announcer.forget_all()
+            else:
+                self.announcer.watch_all()
+
     def topic(self, task_id: str) -> Topic | None:
         """What is known of a task that somebody watches."""
         return self._topics.get(task_id)
@@ -241,7 +274,12 @@ class Feed:
         """
         if self.announcer is not None:
             for update in updates:
-                self.announcer.announce(update.task.task_id, 0 if update.type is UpdateType.DELETE else update.task.seq)
+                if update.type is UpdateType.DELETE:
+                    self.announcer.announce_end(update.task)
+                else:
+                    self.announcer.announce(update.task.task_id, update.task.seq)
+        if self._overhearer is not None:
+            await self._overhearer.hear(updates)
         await self.tell(updates, committed_at=time.monotonic())
 
     async def tell(self, updates: Iterable[Update], committed_at: float | None = None) -> None:
@@ -268,10 +306,12 @@ class Feed:
             elif heard:
                 self.gauges.followed_s.observe(age_s(fresh), heard)
 
-    def look(self, task_ids: Iterable[str]) -> None:
+    def look(self, task_ids: Collection[str]) -> None:
         """Say that the log of these tasks may hold something that was not published."""
         for task_id in task_ids:
             self._look_one(task_id)
+        if self._overhearer is not None:
+            self._overhearer.look(task_ids)
 
     @property
     def subscribers(self) -> int:

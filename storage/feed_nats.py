@@ -34,6 +34,8 @@ PORT: Final = 4222
 DEPLOYMENT: Final = "default"
 # Subjects of tasks. All processes must agree.
 BUCKETS: Final = 256
+# In the place of a bucket, stands for all of them.
+ALL: Final = -1
 # A server takes 1 MB, unless it is told otherwise.
 PAYLOAD_BYTES_MAX: Final = 64 * 1024
 # What may wait for a server that takes nothing; beyond, the connection is given up.
@@ -60,6 +62,10 @@ class NatsLink(Link):
         self._prefix = f"spectral-notify.{deployment}."
         self._hello = self._prefix + "hello"
         self._watched: dict[int, set[str]] = {}
+        # Set while every subject is subscribed, so that those of single buckets bring nothing more.
+        self._hears_all = asyncio.Event()
+        # Whether somebody went on who should have waited for that.
+        self._missing = False
         # Set when a task is watched in a bucket that had none.
         self._wanted = asyncio.Event()
         # Whom announcements are given to; None while there is nobody.
@@ -85,6 +91,25 @@ class NatsLink(Link):
         if not task_ids:
             self._watched.pop(bucket, None)
 
+    def watch_all(self) -> None:
+        """Hear of every task from now on."""
+        self._watched[ALL] = set()
+        self._wanted.set()
+
+    def forget_all(self) -> None:
+        """Hear only of those that are watched; the others' subjects are left when there is time."""
+        del self._watched[ALL]
+        self._hears_all.clear()
+
+    async def hears_all(self) -> None:
+        """Wait until it is so; where nobody answers, no longer than the start of the process would."""
+        if self._client is not None and not self._hears_all.is_set():
+            try:
+                async with asyncio.timeout(START_WITHIN_S):
+                    await self._hears_all.wait()
+            except TimeoutError:
+                self._missing = True
+
     async def start(self) -> None:
         """Connect, or go on trying."""
         self._loop = asyncio.create_task(self._run(), name="nats")
@@ -104,6 +129,7 @@ class NatsLink(Link):
         """Hand these to the server, a message for each bucket; others have their turn in between."""
         client = self._client
         if client is None:
+            self._unsaid = True
             return
         buckets: dict[int, list[tuple[str, int]]] = {}
         for announcement in announcements.items():
@@ -116,12 +142,14 @@ class NatsLink(Link):
                     await client.publish(self._subject(bucket), payload.encode())
                 if client.pending_data_size > UNSENT_BYTES_MAX:
                     client.lose("It takes no more announcements.")
+                    self._unsaid = True
                     return
                 if clock() > turn_ends_at:
                     await asyncio.sleep(0)
                     turn_ends_at = clock() + TURN_S
         except Error as error:
             client.lose(error)
+            self._unsaid = True
 
     async def _run(self) -> None:
         waits = reconnect_waits()
@@ -149,6 +177,7 @@ class NatsLink(Link):
         finally:
             joined = self._client is client
             self._client = None
+            self._hears_all.clear()
             await client.leave()
         self._become(Health.DEGRADED)
         return joined
@@ -161,7 +190,8 @@ class NatsLink(Link):
             self._wanted.clear()
             fresh = [bucket for bucket in self._watched if bucket not in subscribed]
             for bucket in fresh:
-                subscribed[bucket] = await _subscribe(client, self._subject(bucket), self._on_announcements)
+                hear = self._on_any_announcements if bucket == ALL else self._on_announcements
+                subscribed[bucket] = await _subscribe(client, self._subject(bucket), hear)
             # When the answer comes, the server has subscribed all that was asked for before. (Not `flush`: it does
             # not wait for an answer when the task that reads has died.)
             await client.rtt(CHECK_WITHIN_S)
@@ -169,6 +199,13 @@ class NatsLink(Link):
                 await self._join(client)
             elif fresh:
                 self._follower.compare(chain.from_iterable(self._watched.get(bucket, ()) for bucket in fresh))
+                if ALL in fresh:
+                    self._follower.look_for_lists()
+            if ALL in subscribed and ALL in self._watched:
+                self._hears_all.set()
+                if self._missing:
+                    self._missing = False
+                    self._follower.lost()
             try:
                 async with asyncio.timeout(CHECK_S):
                     await self._wanted.wait()
@@ -190,11 +227,15 @@ class NatsLink(Link):
         self._follower.resync()
 
     async def _on_announcements(self, message: Msg) -> None:
+        if not self._hears_all.is_set():
+            await self._on_any_announcements(message)
+
+    async def _on_any_announcements(self, message: Msg) -> None:
         for task_id, seq in unpacked(message.data):
             self._follower.hear(task_id, seq)
 
     def _subject(self, bucket: int) -> str:
-        return f"{self._prefix}{bucket}"
+        return self._prefix + ("*" if bucket == ALL else str(bucket))
 
     def _explain(self, reason: object) -> None:
         if not self._explained:
@@ -272,7 +313,7 @@ class _Client(Client):
 
     async def _on_error(self, error: Exception) -> None:
         if isinstance(error, SlowConsumerError):
-            self._follower.resync()
+            self._follower.lost()
         else:
             self.lose(error)
 

@@ -81,12 +81,14 @@ class PostgresLink(Link):
     async def _notify(self, payloads: list[str]) -> None:
         connection, lost = self._connection, self._lost
         if connection is None:
+            self._unsaid = True
             return
         try:
             async with self._free:
                 await connection.fetch(_NOTIFY, CHANNEL, payloads)
         except Exception as error:  # noqa: BLE001 - whatever the driver raises, the connection is to be made anew
             log.warning("Announcements were lost: %s", explain(error) or type(error).__name__)
+            self._unsaid = True
             lost.set()
 
     async def _run(self, first: asyncio.Event) -> None:

@@ -3,10 +3,12 @@
 The reader asks the database with it; `matches` says the same of a task at hand, for whoever hears of changes.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from decimal import Decimal
 from functools import cached_property
+from json import loads
 from typing import Any, Final
 
 from storage.errors import BadInput
@@ -16,6 +18,8 @@ from storage.task import Json, Status, Task
 
 # Each is looked for in the metadata of every task that changes.
 METADATA_VALUES_MAX: Final = 64
+# Of numbers beyond it, Python takes some for the same that PostgreSQL, which goes by their digits, does not.
+EXACT_BELOW: Final = 2**53
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,7 @@ class Filter:
         if self.metadata is not None:
             if not isinstance(wanted := self.metadata.value(), dict):
                 raise BadInput("metadata must be an object: a task is found when its own contains it.")
-            if (values := _values(wanted)) > METADATA_VALUES_MAX:
+            if (values := sum(1 for _ in _values(wanted))) > METADATA_VALUES_MAX:
                 raise BadInput(f"metadata must hold at most {METADATA_VALUES_MAX} values, got {values}.")
 
     @property
@@ -67,27 +71,46 @@ class Filter:
 
     def matches(self, task: Task, now: datetime) -> bool:
         """Whether it means a task as it is."""
-        plan = task.plan
+        return self.holds(task, now) and self.fits(task)
+
+    def holds(self, task: Task, now: datetime) -> bool:
+        """Whether that is true of which the answer changes in the life of a task."""
         return (
             (self.statuses is None or task.status in self.statuses)
-            and (self.created_by is None or task.created_by == self.created_by)
+            and (self.updated_after is None or task.updated_at >= self.updated_after)
+            and (self.stale is None or is_stale(task, now) is self.stale)
+        )
+
+    def fits(self, task: Task) -> bool:
+        """Whether all else is true of it. For one task the answer is always the same."""
+        plan = task.plan
+        return (
+            (self.created_by is None or task.created_by == self.created_by)
             and (self.tags is None or (plan is not None and set(self.tags) <= set(plan.tags)))
             and (self.queue is None or (plan is not None and plan.queue == self.queue))
             and (self.task_id_prefix is None or task.task_id.startswith(self.task_id_prefix))
             and (self.created_after is None or task.created_at >= self.created_after)
             and (self.created_before is None or task.created_at < self.created_before)
-            and (self.updated_after is None or task.updated_at >= self.updated_after)
-            and (self.stale is None or is_stale(task, now) is self.stale)
             # The last, as it is by far the most to do.
             and (
-                self.metadata is None or (task.metadata is not None and _contains(task.metadata.value(), self._object))
+                self.metadata is None
+                or (task.metadata is not None and _contains(self._read(task.metadata), self._object))
             )
         )
 
     @cached_property
     def _object(self) -> Any:
         assert self.metadata is not None
-        return self.metadata.value()
+        return self._read(self.metadata)
+
+    @cached_property
+    def _exactly(self) -> bool:
+        """Whether it has numbers that must be compared by their digits, which costs ten times as much."""
+        assert self.metadata is not None
+        return any(_is_number(value) and abs(value) >= EXACT_BELOW for value in _values(self.metadata.value()))
+
+    def _read(self, metadata: Json) -> Any:
+        return loads(metadata, parse_float=Decimal) if self._exactly else metadata.value()
 
 
 EVERYTHING: Final = Filter()
@@ -110,10 +133,12 @@ def _contains(whole: Any, part: Any) -> bool:
     return bool(whole == part) and (type(whole) is type(part) or (_is_number(whole) and _is_number(part)))
 
 
-def _values(value: Any) -> int:
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return 1 + sum(map(_values, children))
+def _values(value: Any) -> Iterator[Any]:
+    """A value with all that are in it."""
+    yield value
+    for child in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _values(child)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)

@@ -17,6 +17,7 @@ from typing import Final
 
 from storage.errors import Unavailable
 from storage.feed import Feed
+from storage.live_follower import LiveFollower
 from storage.queues import Queues
 from storage.reader import Reader
 from storage.task import size_of_events, update_of
@@ -38,9 +39,10 @@ READS_MAX: Final = 1_000
 class Follower:
     """Reads the logs of watched tasks on behalf of all their subscribers."""
 
-    def __init__(self, feed: Feed, reader: Reader, queues: Queues) -> None:
+    def __init__(self, feed: Feed, reader: Reader, queues: Queues, lists: LiveFollower) -> None:
         self._feed = feed
         self._queues = queues
+        self._lists = lists
         self._reader = reader
         # By task: the read that is under way, and whether there is more to read when it ends.
         self._reads: dict[str, asyncio.Task[None]] = {}
@@ -73,7 +75,7 @@ class Follower:
 
     def hear(self, task_id: str, seq: int) -> None:
         """Take an announcement; 0 stands for a task that is gone."""
-        if self._queues.hear(task_id):
+        if self._lists.hear(task_id, seq) or self._queues.hear(task_id):
             return
         topic = self._feed.topic(task_id)
         if topic is not None and (seq == 0 or topic.created_at is None or seq > topic.seq):
@@ -89,6 +91,16 @@ class Follower:
     def resync(self) -> None:
         """Compare now: announcements may have been lost."""
         self._due.set()
+        self._lists.look()
+
+    def look_for_lists(self) -> None:
+        """Find what has changed, for those who watch lists: nothing was heard of it before."""
+        self._lists.look()
+
+    def lost(self) -> None:
+        """Compare now: announcements were lost."""
+        self._lists.lost()
+        self.resync()
 
     def compare(self, task_ids: Iterable[str]) -> None:
         """Compare these tasks now, and no others: announcements of them may have been lost."""

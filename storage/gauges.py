@@ -84,6 +84,18 @@ class FeedGauges:
 
 
 @dataclass(slots=True)
+class ListGauges:
+    """Subscribers of lists."""
+
+    # Updates that were given to a subscriber.
+    told: int = 0
+    # Those that a later one of the same task has replaced before.
+    coalesced: int = 0
+    # Subscribers that were told to read the list anew.
+    outdated: int = 0
+
+
+@dataclass(slots=True)
 class PoolGauges:
     """Connections to the database."""
 

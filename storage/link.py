@@ -17,6 +17,8 @@ from typing import Any, Final
 import orjson
 
 from storage.follower import Follower
+from storage.live_follower import LOST, description
+from storage.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +26,8 @@ log = logging.getLogger(__name__)
 GATHER_S: Final = 0.010
 # What a number can be in the table.
 SEQ_MAX: Final = 2**63 - 1
+# What announcements for lists carry as a number. Nobody reads it.
+_FOR_LISTS: Final = 1
 # A way that is broken is tried again after these, each shortened by chance; then always after the last.
 RECONNECT_WAITS_S: Final = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 
@@ -47,6 +51,8 @@ class Link(ABC):
         self._waiting: dict[str, int] = {}
         self._sending: asyncio.Task[None] | None = None
         self._health = Health.DEGRADED
+        # Whether something was not announced that should have been.
+        self._unsaid = False
 
     @property
     def health(self) -> Health:
@@ -60,11 +66,25 @@ class Link(ABC):
         if self._sending is None:
             self._sending = asyncio.create_task(self._send_all(), name="announce", context=Context())
 
+    def announce_end(self, task: Task) -> None:
+        """Tell the others that a task is gone, and those who watch lists what it was."""
+        self.announce(task.task_id, 0)
+        self.announce(description(task), _FOR_LISTS)
+
     def watch(self, task_id: str) -> None:  # noqa: B027 - where all hear of everything, there is nothing to do
         """Hear of a task from now on."""
 
     def forget(self, task_id: str) -> None:  # noqa: B027
         """Hear of a task no more."""
+
+    def watch_all(self) -> None:  # noqa: B027
+        """Hear of every task from now on."""
+
+    async def hears_all(self) -> None:  # noqa: B027
+        """Wait until it is so, unless it cannot be."""
+
+    def forget_all(self) -> None:  # noqa: B027
+        """Hear only of those that are watched."""
 
     @abstractmethod
     async def start(self) -> None:
@@ -86,6 +106,12 @@ class Link(ABC):
     def _become(self, health: Health) -> None:
         if health is not self._health:
             self._health = health
+            if health is Health.CONNECTED:
+                # What was announced meanwhile, by others or here, nobody has heard.
+                self._follower.lost()
+                if self._unsaid:
+                    self._unsaid = False
+                    self.announce(LOST, _FOR_LISTS)
             log.log(
                 logging.INFO if health is Health.CONNECTED else logging.WARNING,
                 "The feed between processes is %s.",
@@ -100,6 +126,8 @@ class Link(ABC):
                 next_at = loop.time() + GATHER_S
                 if self._health is Health.CONNECTED:
                     await self.send(waiting)
+                else:
+                    self._unsaid = True
                 if (wait_s := next_at - loop.time()) > 0:
                     await asyncio.sleep(wait_s)
         finally:

@@ -44,8 +44,9 @@ class Question(NamedTuple):
 
     statement: str
     arguments: tuple[Any, ...]
-    # Whether it is one of the few that are asked again and again, and so worth keeping by a connection.
-    usual: bool
+    # Whether an index has these tasks, and no others between them, in their order, so that nothing else need be thought
+    # of. There are few such statements, and they are the most usual.
+    ordered: bool
 
 
 Position = tuple[datetime, str]
@@ -64,7 +65,7 @@ def page(wanted: Filter, limit: int, position: Position | None, now: datetime) -
     arguments |= _values(wanted, fields, now)
     arguments |= {_of_status(place): status for place, status in enumerate(statuses or ())}
     statement = _page(fields, wanted.stale, None if statuses is None else len(statuses), position is None)
-    return Question(statement, tuple(arguments.values()), not fields)
+    return Question(statement, tuple(arguments.values()), any(ordered.issuperset(fields) for ordered in _ORDERED))
 
 
 def counts(wanted: Filter, now: datetime) -> Question:
@@ -74,7 +75,7 @@ def counts(wanted: Filter, now: datetime) -> Question:
     statuses = merged(wanted)
     if statuses is not None:
         arguments["statuses"] = statuses
-    return Question(_counts(fields, wanted.stale, statuses is not None), tuple(arguments.values()), usual=False)
+    return Question(_counts(fields, wanted.stale, statuses is not None), tuple(arguments.values()), ordered=False)
 
 
 def merged(wanted: Filter) -> list[Status] | None:
@@ -152,6 +153,9 @@ _MEANING: Final[Mapping[str, Callable[[], ColumnElement[bool]]]] = {
     "updated_after": _updated_after,
     "stale": _leased_in_vain,
 }
+# What the indexes of the order are asked by, beside the status.
+_OF_TIME: Final = frozenset({"created_after", "created_before"})
+_ORDERED: Final = (_OF_TIME | {"created_by"}, _OF_TIME | {"queue"})
 _LISTED: Final = tasks.c.task_id.collate("POSIX")
 
 

@@ -38,12 +38,9 @@ PLANNING: Final = {
     "enable_indexscan": "on",
     "enable_nestloop": "on",
 }
-_FOR_A_LIST: Final = (
-    "SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_seqscan = on; SET LOCAL enable_bitmapscan = on"
-    # A list has one processor.
-    "; SET LOCAL max_parallel_workers_per_gather = 0"
-)
-_BEGIN_LIST: Final = f"BEGIN READ ONLY; {_FOR_A_LIST}"
+# A list has one processor.
+_FOR_A_LIST: Final = "SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL max_parallel_workers_per_gather = 0"
+_FOR_A_SEARCH: Final = f"{_FOR_A_LIST}; SET LOCAL enable_seqscan = on; SET LOCAL enable_bitmapscan = on"
 # Of all connections, those that lists may have at a time: one list may take seconds, and reads by ID go on beside it.
 LISTS_SHARE: Final = 3
 _LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = "
@@ -135,9 +132,12 @@ class Connection:
         else:
             await self._begin(lock_timeout)
 
-    async def begin_list(self) -> None:
-        """Begin a transaction in which each statement is planned for its values and for the tables as they are."""
-        await self._say(_BEGIN_LIST)
+    async def begin_list(self, *, ordered: bool = False) -> None:
+        """Begin a transaction in which each statement is planned for its values and for the tables as they are.
+
+        What is `ordered` is read from an index of its order, though it may look cheaper to gather all and sort them.
+        """
+        await self._say(f"BEGIN READ ONLY; {_FOR_A_LIST if ordered else _FOR_A_SEARCH}")
 
     async def commit(self) -> None:
         """Put on disk what was done since `begin`."""
@@ -208,9 +208,9 @@ class PooledConnection(Connection):
         await self.commit()
         return rows
 
-    async def begin_list(self) -> None:
+    async def begin_list(self, *, ordered: bool = False) -> None:
         """Begin a transaction in which each statement is planned for its values and for the tables as they are."""
-        await self._begin(f"; SET TRANSACTION READ ONLY; {_FOR_A_LIST}")
+        await self._begin(f"; SET TRANSACTION READ ONLY; {_FOR_A_LIST if ordered else _FOR_A_SEARCH}")
 
     async def _begin(self, more: str) -> None:
         # A pooler that has no session to lend keeps us waiting, as the pool does that has no connection.
@@ -316,16 +316,16 @@ class Pool:
         """As `run`, and once more when the connection turns out to have died while it lay idle."""
         return await _patiently(lambda: self.run(statement, *arguments))
 
-    async def read_list(self, statement: str, *arguments: Any, usual: bool = True) -> list[Any]:
+    async def read_list(self, statement: str, *arguments: Any, ordered: bool = False) -> list[Any]:
         """As `read`, for a statement that does not name its rows; few of these are under way at a time.
 
-        One that is not usual is prepared each time.
+        There are few whose order an index has; of others there are many, so they are prepared each time.
         """
 
         async def read() -> list[Any]:
             async with self.connection() as connection:
-                await connection.begin_list()
-                run = connection.run if usual else connection.run_once
+                await connection.begin_list(ordered=ordered)
+                run = connection.run if ordered else connection.run_once
                 rows = await run(statement, *arguments)
                 await connection.commit()
                 return rows

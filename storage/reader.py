@@ -16,6 +16,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     ColumnElement,
+    DateTime,
     FromClause,
     Text,
     and_,
@@ -152,6 +153,16 @@ class Reader:
         rows = await self._apart(self._pool.read(_POSITIONS, task_ids))
         return {task_id: (created_at, seq) for task_id, created_at, seq in rows}
 
+    async def latest(self, task_ids: Sequence[str]) -> dict[str, tuple[Task, Event]]:
+        """These tasks as they are, each with its latest event."""
+        rows = await self._apart(self._pool.read(_LATEST, task_ids))
+        columns = len(task_columns)
+        return {row[0]: (task_of(row[:columns]), event_of(row[0], row[columns:])) for row in rows}
+
+    async def changed_since(self, time: datetime, tasks_max: int) -> dict[str, int]:
+        """Tasks with events of this time or later, so many at most, and the numbers of their latest events."""
+        return dict(await self._apart(self._pool.read_list(_CHANGED_SINCE, time, tasks_max)))
+
     async def ready(self, queue: str) -> int:
         """How many tasks of a queue can be claimed; it is counted no further than to `READY_COUNTED_MAX`."""
         check_name("queue", queue, QUEUE_CHARACTERS_MAX)
@@ -200,11 +211,11 @@ class Reader:
         return await asyncio.shield(task)
 
     async def _ask(self, question: lists.Question) -> Sequence[Any]:
-        statement, arguments, usual = question
+        statement, arguments, ordered = question
         try:
-            return await self._apart(self._pool.read_list(statement, *arguments, usual=usual))
+            return await self._apart(self._pool.read_list(statement, *arguments, ordered=ordered))
         except Unavailable as error:
-            if usual or error.__cause__ is None or not is_out_of_time(error.__cause__):
+            if ordered or error.__cause__ is None or not is_out_of_time(error.__cause__):
                 raise
             raise TooLarge(
                 "The tasks that the filter means are too hard to find: it took too long. Ask for something that fewer "
@@ -391,6 +402,12 @@ _event = (
     .limit(literal_column("1"))
     .lateral("event")
 )
+_latest = (
+    select(*event_columns)
+    .where(task_events.c.task_id == _ids.c.task_id, task_events.c.seq == _task.c.seq)
+    .limit(literal_column("1"))
+    .lateral("latest")
+)
 _of_range = task_events.c.seq.between(_ranges.c.first_seq, _ranges.c.last_seq)
 _of_chunk = and_(
     task_events.c.seq > _numbers.c.seq, task_events.c.seq <= _numbers.c.seq + bindparam("chunk", type_=BigInteger)
@@ -403,6 +420,9 @@ _TASKS: Final = compiled(select(_task).select_from(_ids.join(_task, true())), "t
 _POSITIONS: Final = compiled(
     select(_position_of).select_from(_ids.join(_position_of, true())),
     "task_ids",
+)
+_LATEST: Final = compiled(
+    select(_task, _latest).select_from(_ids.join(_task, true()).join(_latest, true())), "task_ids"
 )
 _SINGLE_EVENTS: Final = compiled(
     select(_numbers.c.place, _event).select_from(_numbers.join(_event, true())), "task_ids", "seqs"
@@ -429,6 +449,13 @@ _event_in_shard = (
     .correlate(_numbers, tasks)
     .lateral("event")
 )
+_latest_in_shard = (
+    select(task_events)
+    .where(of_named_task(_named), task_events.c.seq == tasks.c.seq)
+    .group_by(task_events.c.task_id, task_events.c.seq)
+    .correlate(tasks)
+    .lateral("latest")
+)
 _too_large = (_event_in_shard.c.size > _bytes_max).label("too_large")
 _slice_in_shard = _slice_of_task(_ranges, _of_range, _bytes_max)
 _chunk_in_shard = _slice_of_task(_numbers, _of_chunk, _chunk_bytes_max)
@@ -436,6 +463,13 @@ _chunk_in_shard = _slice_of_task(_numbers, _of_chunk, _chunk_bytes_max)
 ON_CITUS: Final[Mapping[str, str]] = {
     _TASKS: compiled(select(*task_columns).where(_named_tasks), "task_ids"),
     _POSITIONS: compiled(select(tasks.c.task_id, tasks.c.created_at, tasks.c.seq).where(_named_tasks), "task_ids"),
+    _LATEST: compiled(
+        select(*task_columns, *(read(_latest_in_shard.c[name]) for name in Event._fields[1:]))
+        .select_from(tasks)
+        .join(_latest_in_shard, true())
+        .where(_named_tasks),
+        "task_ids",
+    ),
     _SINGLE_EVENTS: compiled(
         select(_numbers.c.place, _too_large, *(read(_event_in_shard.c[name]) for name in Event._fields[1:]))
         .select_from(_numbers)
@@ -470,6 +504,14 @@ ON_CITUS: Final[Mapping[str, str]] = {
 }
 """What is said on Citus instead of a statement above."""
 
+_CHANGED_SINCE: Final = compiled(
+    select(task_events.c.task_id, func.max(task_events.c.seq))
+    .where(task_events.c.timestamp >= bindparam("time", type_=DateTime(timezone=True)))
+    .group_by(task_events.c.task_id)
+    .limit(bindparam("tasks_max", type_=BigInteger)),
+    "time",
+    "tasks_max",
+)
 _ready = (
     select(literal_column("1").label("one"))
     .where(tasks.c.queue == bindparam("queue", type_=Text), tasks.c.ready)

@@ -30,6 +30,11 @@ class Remembered:
     def __len__(self) -> int:
         return len(self._tasks)
 
+    @property
+    def task_ids(self) -> list[str]:
+        """All that are remembered, the one that changed last at the end."""
+        return list(self._tasks)
+
     def get(self, task_id: str) -> Task | None:
         """The task as it was left, or None when nothing is remembered of it."""
         return self._tasks.get(task_id)

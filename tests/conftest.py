@@ -125,13 +125,13 @@ def citus() -> Iterator[CitusCluster]:
 
 
 @pytest.fixture(scope="session")
-def distributed_databases(citus: CitusCluster) -> "_Clones":
+def distributed_databases(citus: CitusCluster) -> "Clones":
     """The distributed databases that tests have given back."""
-    return _Clones(lambda: asyncio.run(citus.distributed_database()))
+    return Clones(lambda: asyncio.run(citus.distributed_database()))
 
 
 @pytest.fixture
-def distributed_database(distributed_databases: "_Clones") -> Iterator[str]:
+def distributed_database(distributed_databases: "Clones") -> Iterator[str]:
     """The URL of a distributed database with the program's schema and no rows, for one test alone."""
     url = distributed_databases.take()
     yield url
@@ -139,7 +139,7 @@ def distributed_database(distributed_databases: "_Clones") -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def clones(request: pytest.FixtureRequest) -> Iterator["_Clones"]:
+def clones(request: pytest.FixtureRequest) -> Iterator["Clones"]:
     """The databases that tests have given back."""
     if os.environ.get("TEST_CITUS"):
         yield request.getfixturevalue("distributed_databases")
@@ -147,11 +147,11 @@ def clones(request: pytest.FixtureRequest) -> Iterator["_Clones"]:
     server, template = request.getfixturevalue("server"), request.getfixturevalue("template")
     with ExitStack() as stack:
         options = f"TEMPLATE {make_url(template).database}"
-        yield _Clones(lambda: stack.enter_context(_database(server, options)))
+        yield Clones(lambda: stack.enter_context(_database(server, options)))
 
 
 @pytest.fixture
-def database(clones: "_Clones") -> Iterator[str]:
+def database(clones: "Clones") -> Iterator[str]:
     """The URL of a database with the program's schema and no rows, for one test alone."""
     url = clones.take()
     yield url
@@ -175,7 +175,7 @@ def _database(server: str, options: str = "") -> Iterator[str]:
         asyncio.run(execute(server, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
-class _Clones:
+class Clones:
     """Databases that are alike. To empty one takes a tenth of the time that it takes to make one."""
 
     def __init__(self, clone: Callable[[], str]) -> None:

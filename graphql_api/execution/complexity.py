@@ -3,7 +3,8 @@
     { tasks(first: 100) { nodes { taskId history(first: 10) { seq } } } }
 
 costs 1 for `tasks`, 1 for `nodes`, and for each of 100 tasks 2 fields and 10 events of 1 field: 1 + 1 + 100 · (2 + 10).
-A list that is handed over is a page of that size: what is made of its items comes back as a list.
+A list that is handed over is a page of that size: what is made of its items comes back as a list. What may have to
+count costs 100.
 `@skip` and `@include` change nothing about it, and a page that is asked for twice is paid twice.
 
 The cost is worked out when the plan is made. Only page sizes that are variables are left for later; an operation that
@@ -41,6 +42,9 @@ PAGE_MAX: Final = max(HISTORY_PAGE_MAX, TASKS_PAGE_MAX)
 # What a page has when nobody says how large it is to be, neither the document nor the schema.
 PAGE_DEFAULT: Final = max(HISTORY_PAGE_DEFAULT, TASKS_PAGE_DEFAULT)
 _SIZES: Final = ("first", "last", "limit")
+# Fields for which the tasks of a filter are counted, and what each costs: it brings one number, and reads many rows.
+_COUNTING: Final = frozenset({"stats", "totalCount"})
+COUNTING_COST: Final = 100
 
 
 @dataclass(slots=True)
@@ -141,7 +145,7 @@ class Complexity:
         return total
 
     def _field(self, node: FieldNode, parent: Any, size: _Size) -> _Cost:
-        cost = _Cost(1)
+        cost = _Cost(COUNTING_COST if node.name.value in _COUNTING else 1)
         definition = getattr(parent, "fields", {}).get(node.name.value)
         if node.selection_set is None or definition is None:
             # A leaf, or introspection, which has a bound of its own.

@@ -31,7 +31,7 @@ from graphql_api.execution.plan import Plans, RequestRefused, Stream
 from graphql_api.logs import bind, request_id_of
 from graphql_api.wire.headers import Headers
 from graphql_api.wire.websocket import INVALID_DATA, Refused, WebSocket
-from storage import BadInput, Refusal, Storage, TooLarge, Unavailable, Update, Watch
+from storage import BadInput, ListWatch, Refusal, Storage, TooLarge, Unavailable, Update, Watch
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ class Operation:
         if body is None:
             return False
         self.answer(body)
-        assert isinstance(stream.events, Watch)
+        assert isinstance(stream.events, Watch | ListWatch)
         if stream.events.ended:
             self._session.finish(self, {"id": self.id, "type": "complete"})
         return True
@@ -183,7 +183,7 @@ class Operation:
         """Give up whatever it holds."""
         if self.task is not None:
             self.task.cancel()
-        if self.stream is not None and isinstance(self.stream.events, Watch):
+        if self.stream is not None and isinstance(self.stream.events, Watch | ListWatch):
             self.stream.events.close()
 
 
@@ -194,6 +194,8 @@ class Session:
         "_acknowledged",
         "_address",
         "_authorization",
+        "_beginning",
+        "_begun",
         "_counted_as",
         "_ended",
         "_endpoint",
@@ -221,6 +223,9 @@ class Session:
         self._acknowledged = False
         self._ended = False
         self._operations: dict[str, Operation] = {}
+        # Those that have not begun yet, in the order in which they came; and what is set when one has.
+        self._beginning: dict[Operation, None] = {}
+        self._begun: asyncio.Event | None = None
         self._open_bytes = 0
         self._init_due: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
             endpoint.connection_init_timeout_s, self._init_is_due
@@ -418,6 +423,7 @@ class Session:
         if not self._operations:
             self._endpoint.idle.end(self)
         self._operations[operation_id] = operation
+        self._beginning[operation] = None
         self._open_bytes += size
         self.run(operation, payload)
 
@@ -441,7 +447,7 @@ class Session:
             await self._begin(operation, payload)
         stream = operation.stream
         if stream is not None:
-            if isinstance(stream.events, Watch):
+            if isinstance(stream.events, Watch | ListWatch):
                 await self._follow(operation, stream, stream.events)
                 if not stream.events.ended:
                     # Nothing is waited for any more, so this task ends.
@@ -470,15 +476,21 @@ class Session:
             operation.stream = await endpoint.plans.open(plan, request.variables, context)
             # The same for all who are alike, rather than one for each.
             operation.viewer = operation.stream.rendering.viewer
+            self._has_begun(operation)
             # A stream may last for days; what it does not need goes now.
             payload.clear()
             return
+        # Whoever subscribes and then asks is answered when the subscription is there.
+        while next(iter(self._beginning)) is not operation:
+            self._begun = self._begun or asyncio.Event()
+            await self._begun.wait()
+        self._has_begun(operation)
         body = await endpoint.plans.run(plan, request.variables, context)
         await self.socket.room()
         if self._operations.get(operation.id) is operation:
             operation.answer(body)
 
-    async def _follow(self, operation: Operation, stream: Stream, watch: Watch) -> None:
+    async def _follow(self, operation: Operation, stream: Stream, watch: Watch | ListWatch) -> None:
         """Send what a watch has, until it has nothing more at the moment."""
         try:
             while True:
@@ -511,7 +523,14 @@ class Session:
         await self.socket.room()
         operation.answer(body)
 
+    def _has_begun(self, operation: Operation) -> None:
+        self._beginning.pop(operation, None)
+        if self._begun is not None:
+            self._begun.set()
+            self._begun = None
+
     def _forget(self, operation: Operation) -> None:
+        self._has_begun(operation)
         del self._operations[operation.id]
         self._open_bytes -= operation.size
         if not self._operations:

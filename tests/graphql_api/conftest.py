@@ -80,6 +80,7 @@ def serving(database: str) -> Serving:
                     server.stop()
                     await serving
                 assert storage.feed.subscribers == 0, "a subscription outlived the server"
+                assert storage.live.subscribers == 0, "a list is watched by nobody"
                 assert len(app.websocket.doorkeeper.vigil) == 0, "a credential is watched over for nobody"
 
     return serve

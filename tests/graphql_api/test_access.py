@@ -30,6 +30,7 @@ from tests.graphql_api.conftest import Serving
 OPERATIONS: Final = {
     'task(taskId: "T-7") { id }': Permission.READ,
     "tasks { totalCount }": Permission.LIST,
+    "stats { total }": Permission.LIST,
     'addEvent(taskId: "T-7", event: { eventType: LOG, message: "m" }) { id }': Permission.REPORT,
     'updateProgress(taskId: "T-7", progress: 1) { id }': Permission.REPORT,
     'complete(taskId: "T-7") { id }': Permission.REPORT,

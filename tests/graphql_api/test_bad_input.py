@@ -165,6 +165,24 @@ QUERIES: Final = {
         }.items()
     },
     "a filter of no status": Bad("BAD_USER_INPUT", "DONE", LIST.format("filter: $x"), "TaskFilter", {"status": "DONE"}),
+    **{
+        f"a filter by {name}": Bad("BAD_USER_INPUT", said, LIST.format("filter: $x"), "TaskFilter", value)
+        for name, said, value in (
+            ("metadata that is no object", "metadata must be an object", {"metadata": [1]}),
+            ("metadata of many values", "at most 64 values", {"metadata": {"a": list(range(64))}}),
+            ("metadata with NUL", "metadata", {"metadata": {"a": "\0"}}),
+            ("21 tags", "at most 20", {"tags": [f"t{number}" for number in range(21)]}),
+            ("an empty tag", "tag", {"tags": [""]}),
+            ("a tag of 65 characters", "tag", {"tags": ["x" * 65]}),
+            ("a queue of 65 characters", "queue", {"queue": "x" * 65}),
+            ("an empty prefix", "taskIdPrefix", {"taskIdPrefix": ""}),
+            ("a prefix with NUL", "taskIdPrefix", {"taskIdPrefix": "\0"}),
+            ("nobody", "createdBy", {"createdBy": ""}),
+            ("a time without an offset", "offset", {"createdAfter": "2026-01-01T00:00:00"}),
+            ("a time that is a number", "DateTime", {"updatedAfter": 1}),
+            ("what is neither stale nor not", "stale", {"stale": "yes"}),
+        )
+    },
     "a filter by nothing known": Bad("BAD_USER_INPUT", "wat", LIST.format("filter: $x"), "TaskFilter", {"wat": 1}),
 }
 

@@ -36,6 +36,7 @@ PROMISED: Final = build_schema("""
     type Query {
       task(taskId: ID!): Task
       tasks(first: Int = 50, after: String, filter: TaskFilter): TaskConnection!
+      stats(filter: TaskFilter): TaskStats!
       viewer: Viewer!
     }
 
@@ -115,7 +116,19 @@ PROMISED: Final = build_schema("""
     type TaskConnection { edges: [TaskEdge!]! nodes: [Task!]! pageInfo: PageInfo! totalCount: Int! }
     type TaskEdge { cursor: String! node: Task! }
     type PageInfo { hasNextPage: Boolean! hasPreviousPage: Boolean! startCursor: String endCursor: String }
-    input TaskFilter { status: [TaskStatus!] }
+    input TaskFilter {
+      status: [TaskStatus!]
+      createdBy: String
+      tags: [String!]
+      queue: String
+      taskIdPrefix: String
+      metadata: JSON
+      createdAfter: DateTime
+      createdBefore: DateTime
+      updatedAfter: DateTime
+      stale: Boolean
+    }
+    type TaskStats { total: Int! pending: Int! inProgress: Int! success: Int! failed: Int! canceled: Int! }
     input TaskOptions {
       tags: [String!]
       queue: String

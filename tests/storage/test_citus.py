@@ -3,6 +3,7 @@
 import asyncio
 import random
 from contextlib import aclosing
+from datetime import UTC, datetime
 from itertools import chain
 from typing import Any, Final
 
@@ -39,8 +40,10 @@ from storage import (
     upgrade_database,
 )
 from storage.citus import CITUS
+from storage.counts import FOLD
 from storage.database import open_engine
 from storage.errors import OutcomeUnknown
+from storage.limits import metadata_json
 from storage.pool import POSTGRES
 from storage.reader import EVENTS_BYTES_MAX
 from storage.timers import Timers
@@ -470,6 +473,43 @@ async def test_pages_of_the_list_come_from_all_machines(distributed_database: st
                 after = cursor(page.tasks[-1])
             assert [task.task_id for task in found] == wanted[::-1]
             assert await storage.reader.count(Filter(statuses=statuses)) == len(wanted)
+
+
+async def test_lists_are_asked_by_whatever_tasks_have_and_their_numbers_are_known(distributed_database: str) -> None:
+    async with open_storage(distributed_database) as storage:
+        for number, task_id in enumerate(IDS):
+            options = Options(tags=("odd",), queue="q") if number % 2 else None
+            creation = Create(task_id=task_id, created_by=f"c{number % 4}", metadata={"n": number % 5}, options=options)
+            await storage.writer.submit(creation)
+        began = datetime.now(UTC)
+        await submit(storage, *(UpdateProgress(task_id=task_id, progress=1) for task_id in IDS[:10]))
+        await submit(storage, *(Complete(task_id=task_id) for task_id in IDS[5:15]))
+        assert len(await storage.claimer.claim("q", "w", limit=3)) == 3
+        await submit(storage, Delete(task_id=IDS[0]), *(note(task_id) for task_id in IDS[20:30]))
+        everything = (await storage.reader.page(1_000, None)).tasks
+        now = datetime.now(UTC)
+        for wanted in (
+            Filter(created_by="c1"),
+            Filter(tags=["odd"], statuses=[Status.SUCCESS, Status.PENDING]),
+            Filter(queue="q", created_by="c3"),
+            Filter(task_id_prefix=IDS[7][:-1]),
+            Filter(metadata=metadata_json({"n": 3})),
+            Filter(created_before=everything[10].created_at),
+            Filter(updated_after=began),
+            Filter(updated_after=began, metadata=metadata_json({"n": 3}), tags=["odd"]),
+            Filter(stale=True),
+            Filter(stale=False, queue="q"),
+        ):
+            meant = [task.task_id for task in everything if wanted.matches(task, now)]
+            assert [task.task_id for task in (await storage.reader.page(1_000, None, wanted)).tasks] == meant, wanted
+            assert await storage.reader.count(wanted) == len(meant), wanted
+        known = await storage.reader.counts()
+        assert known.total == len(everything) == len(IDS) - 1
+        for status in Status:
+            meant = [task.task_id for task in everything if task.status is status]
+            assert known.of([status]).total == len(meant)
+        await storage.pool.run(FOLD, 100)
+        assert await storage.reader.counts() == known
 
 
 async def test_keys_are_made_found_and_revoked(distributed_database: str) -> None:

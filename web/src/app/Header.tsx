@@ -74,10 +74,10 @@ function ThemeMenu() {
 
 function ViewerMenu() {
   const { viewer } = useScope();
-  const name = viewer.name ?? (viewer.authenticated ? "Signed in" : "Nobody");
+  const name = viewer.name ?? (viewer.authenticated ? "Signed in" : "Not signed in");
   return (
     <Menu.Root modal={false}>
-      <Menu.Trigger className="button quiet" aria-label={`Signed in as ${name}`}>
+      <Menu.Trigger className="button quiet" aria-label={viewer.name === null ? name : `Signed in as ${name}`}>
         <Person />
         <span className="viewer-name">{name}</span>
       </Menu.Trigger>

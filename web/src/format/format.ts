@@ -5,22 +5,12 @@ const DAY = 24 * HOUR;
 
 const whole = new Intl.NumberFormat(undefined);
 const short = new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 });
-const exact = new Intl.DateTimeFormat(undefined, {
-  year: "numeric",
-  month: "short",
-  day: "numeric",
-  hour: "2-digit",
-  minute: "2-digit",
-  second: "2-digit",
-});
-const clock = new Intl.DateTimeFormat(undefined, {
-  hour: "2-digit",
-  minute: "2-digit",
-  second: "2-digit",
-  fractionalSecondDigits: 3,
-  hour12: false,
-});
-const day = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "short", day: "numeric" });
+const time = { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" } as const;
+const date = { year: "numeric", month: "short", day: "numeric" } as const;
+const exact = new Intl.DateTimeFormat(undefined, { ...date, ...time });
+const thisYear = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", ...time });
+const clock = new Intl.DateTimeFormat(undefined, { ...time, fractionalSecondDigits: 3 });
+const day = new Intl.DateTimeFormat(undefined, date);
 
 /** A length of time in its one or two greatest units: `45 s`, `3 min`, `2 h 5 min`, `6 d`. */
 export function duration(ms: number): string {
@@ -45,14 +35,20 @@ export function timeOfDay(iso: string): string {
   return clock.format(Date.parse(iso));
 }
 
-/** A day. */
-export function dayOf(iso: string): string {
-  return day.format(Date.parse(iso));
+/** The day of a time. */
+export function dayOf(time: string | number): string {
+  return day.format(new Date(time));
 }
 
 /** A time in full, as the viewer's clock has it. */
 export function dateTime(iso: string): string {
   return exact.format(Date.parse(iso));
+}
+
+/** A time without its year, where that is the year of now. */
+export function shortDateTime(iso: string, now: number): string {
+  const at = new Date(iso);
+  return (at.getFullYear() === new Date(now).getFullYear() ? thisYear : exact).format(at);
 }
 
 /** A number with its thousands apart. */

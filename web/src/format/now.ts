@@ -1,4 +1,5 @@
 import { useSyncExternalStore } from "react";
+import { dayOf } from "./format";
 
 // One clock for all ages on the page, which stands still while nobody can see it.
 const listeners = new Set<() => void>();
@@ -8,6 +9,11 @@ let timer: ReturnType<typeof setInterval> | undefined;
 /** The time, to the second. */
 export function useNow(): number {
   return useSyncExternalStore(onTick, () => now);
+}
+
+/** The day of now, as `dayOf` writes it. */
+export function useToday(): string {
+  return useSyncExternalStore(onTick, () => dayOf(now));
 }
 
 function onTick(listener: () => void): () => void {

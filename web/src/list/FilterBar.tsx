@@ -82,7 +82,10 @@ function PrefixSearch({ value, onChange }: { value: string; onChange: (value: st
     timer.current = setTimeout(() => onChange(next), TYPING_MS);
   }
   function pressed(event: KeyboardEvent<HTMLInputElement>): void {
-    if (event.key === "Escape") event.currentTarget.blur();
+    if (event.key !== "Escape") return;
+    // A browser would empty the field.
+    event.preventDefault();
+    event.currentTarget.blur();
   }
   return (
     <div className="search" role="search">

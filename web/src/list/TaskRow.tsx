@@ -4,6 +4,8 @@ import { Link, taskPath } from "../app/router";
 import { Ago, ProgressBar, StatusMark } from "../ui/parts";
 import type { TaskList } from "./store";
 
+const TAGS = 3;
+
 interface TaskRowProps {
   list: TaskList;
   id: string;
@@ -33,12 +35,16 @@ export const TaskRow = memo(function TaskRow({ list, id, index, top, height }: T
         <Link href={taskPath(task.taskId)} className="row-link mono" title={task.taskId}>
           {task.taskId}
         </Link>
-        {task.tags.slice(0, 3).map((tag) => (
-          <span key={tag} className="tag">
-            {tag}
+        {task.tags.length > 0 && (
+          <span className="tags" title={task.tags.join(", ")}>
+            {task.tags.slice(0, TAGS).map((tag) => (
+              <span key={tag} className="tag">
+                {tag}
+              </span>
+            ))}
+            {task.tags.length > TAGS && <span className="tag">+{task.tags.length - TAGS}</span>}
           </span>
-        ))}
-        {task.tags.length > 3 && <span className="tag">+{task.tags.length - 3}</span>}
+        )}
       </span>
       <span role="cell" className="cell-progress">
         <ProgressBar value={task.progress} status={task.status} />

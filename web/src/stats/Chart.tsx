@@ -5,6 +5,7 @@ import { useDark } from "../theme/theme";
 import type { Columns } from "./throughput";
 
 const HEIGHT = 120;
+const minute = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 
 /** Draws the columns. What it shows is said in words beside it. */
 export default function Chart({ columns }: { columns: Columns }) {
@@ -55,7 +56,13 @@ function optionsFor(element: HTMLElement): uPlot.Options {
     padding: [8, 8, 0, 0],
     scales: { y: { range: (_, __, max) => [0, Math.max(1, max * 1.15)] } },
     axes: [
-      { ...axis, grid: { show: false }, space: 80, size: 24 },
+      {
+        ...axis,
+        grid: { show: false },
+        size: 24,
+        incrs: [60],
+        values: (_, times) => times.map((time) => minute.format(time * 1_000)),
+      },
       { ...axis, grid, size: 40, space: 32 },
     ],
     series: [

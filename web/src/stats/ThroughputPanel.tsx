@@ -9,7 +9,7 @@ const KEY = "spectral.chart";
 
 /** Throughput as this page saw it, which can be folded away. */
 export function ThroughputPanel({ throughput }: { throughput: Throughput }) {
-  const [open, setOpen] = useState(() => localStorage.getItem(KEY) !== "closed");
+  const [open, setOpen] = useState(() => (localStorage.getItem(KEY) ?? (narrow() ? "closed" : "open")) === "open");
   const live = useSocketState() === "live";
   const [columns, setColumns] = useState(() => throughput.columns(Date.now()));
 
@@ -54,6 +54,11 @@ export function ThroughputPanel({ throughput }: { throughput: Throughput }) {
       )}
     </section>
   );
+}
+
+/** A phone has its list first. */
+function narrow(): boolean {
+  return window.matchMedia("(max-width: 48rem)").matches;
 }
 
 const NAMES = ["Changes", "Succeeded", "Failed"];

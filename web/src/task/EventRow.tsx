@@ -1,4 +1,4 @@
-import type { Ref } from "react";
+import { memo, type Ref } from "react";
 import type { TaskEvent } from "../api/documents";
 import { dateTime, dayOf, timeOfDay } from "../format/format";
 import { Chevron, Shape } from "../ui/icons";
@@ -16,12 +16,16 @@ interface EventRowProps {
   total: number;
   top: number;
   open: boolean;
-  onToggle: () => void;
-  onAgain: () => void;
+  /** The day of now, which need not be said. */
+  today: string;
+  onToggle: (seq: number) => void;
+  onAgain: (seq: number) => void;
 }
 
 /** A line of the history, or the place of one that is being read. */
-export function EventRow({ ref, seq, event, failed, index, total, top, open, onToggle, onAgain }: EventRowProps) {
+export const EventRow = memo(function EventRow(row: EventRowProps) {
+  const { ref, seq, event, failed, index, total, top, open, today, onToggle, onAgain } = row;
+  const day = event && dayOf(event.timestamp);
   const long = event !== undefined && event.message.length > MESSAGE;
   const more = event !== undefined && (long || event.metadata !== null);
   return (
@@ -46,14 +50,15 @@ export function EventRow({ ref, seq, event, failed, index, total, top, open, onT
           <p className="event-message">{long && !open ? `${event.message.slice(0, MESSAGE)}…` : event.message}</p>
           <p className="event-facts">
             <time dateTime={event.timestamp} title={dateTime(event.timestamp)}>
-              {dayOf(event.timestamp)}, {timeOfDay(event.timestamp)}
+              {day !== today && `${day}, `}
+              {timeOfDay(event.timestamp)}
             </time>
             <span>#{seq}</span>
             <span className="event-type">{event.eventType.toLowerCase()}</span>
             {event.progress !== null && <span>{event.progress}%</span>}
             {event.actor !== null && <span className="event-actor">{event.actor}</span>}
             {more && (
-              <button type="button" className="event-more" aria-expanded={open} onClick={onToggle}>
+              <button type="button" className="event-more" aria-expanded={open} onClick={() => onToggle(seq)}>
                 <Chevron />
                 {event.metadata !== null ? "Metadata" : "All of it"}
               </button>
@@ -64,7 +69,7 @@ export function EventRow({ ref, seq, event, failed, index, total, top, open, onT
       ) : failed ? (
         <p className="event-body muted">
           Event {seq} could not be read.{" "}
-          <button type="button" className="button quiet" onClick={onAgain}>
+          <button type="button" className="button quiet" onClick={() => onAgain(seq)}>
             Try again
           </button>
         </p>
@@ -75,4 +80,4 @@ export function EventRow({ ref, seq, event, failed, index, total, top, open, onT
       )}
     </article>
   );
-}
+});

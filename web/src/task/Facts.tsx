@@ -1,7 +1,8 @@
 import type { ReactNode } from "react";
 import type { TaskDetail } from "../api/documents";
 import { Link, taskPath } from "../app/router";
-import { count, dateTime } from "../format/format";
+import { count, shortDateTime } from "../format/format";
+import { useNow } from "../format/now";
 import { Ago } from "../ui/parts";
 
 /** What else is known of a task. What does not matter to it is left out. */
@@ -52,12 +53,16 @@ function Fact({ name, children }: { name: string; children: ReactNode }) {
 }
 
 function Time({ name, at, bad = false }: { name: string; at: string | null; bad?: boolean }) {
+  const now = useNow();
   if (at === null) return null;
   return (
     <div data-bad={bad}>
       <dt>{name}</dt>
       <dd>
-        {dateTime(at)} <span className="muted">(<Ago time={at} />)</span>
+        {shortDateTime(at, now)}{" "}
+        <span className="muted">
+          (<Ago time={at} />)
+        </span>
       </dd>
     </div>
   );

@@ -1,7 +1,8 @@
 import { useWindowVirtualizer } from "@tanstack/react-virtual";
-import { useEffect, useLayoutEffect, useRef, useState, useSyncExternalStore } from "react";
+import { useCallback, useEffect, useLayoutEffect, useRef, useState, useSyncExternalStore } from "react";
 import { useShortcut } from "../app/shortcuts";
 import { count } from "../format/format";
+import { useToday } from "../format/now";
 import { EventRow } from "./EventRow";
 import type { EventLog } from "./events";
 
@@ -14,6 +15,7 @@ type Order = "newest" | "oldest";
 /** The history of a task: as high as all of it, with as many rows as fit on the screen. */
 export function Timeline({ log }: { log: EventLog }) {
   const version = useSyncExternalStore(log.onChange, log.version);
+  const today = useToday();
   const [order, setOrder] = useState<Order>("newest");
   const [open, setOpen] = useState<ReadonlySet<number>>(new Set());
   const [margin, setMargin] = useState(0);
@@ -55,11 +57,14 @@ export function Timeline({ log }: { log: EventLog }) {
     if (order === "newest" && grown > 0 && window.scrollY > margin) window.scrollBy(0, grown * ROW);
   }, [size, order, margin]);
 
-  function toggle(seq: number): void {
-    const next = new Set(open);
-    if (!next.delete(seq)) next.add(seq);
-    setOpen(next);
-  }
+  const toggle = useCallback((seq: number) => {
+    setOpen((known) => {
+      const next = new Set(known);
+      if (!next.delete(seq)) next.add(seq);
+      return next;
+    });
+  }, []);
+  const again = useCallback((seq: number) => log.want(seq, seq, true), [log]);
   function step(by: number): void {
     const focused = document.activeElement?.closest<HTMLElement>("[data-index]");
     const at = focused && box.current?.contains(focused) ? Number(focused.dataset.index) + by : first;
@@ -100,8 +105,9 @@ export function Timeline({ log }: { log: EventLog }) {
               total={size}
               top={start - margin}
               open={open.has(seq)}
-              onToggle={() => toggle(seq)}
-              onAgain={() => log.want(seq, seq, true)}
+              today={today}
+              onToggle={toggle}
+              onAgain={again}
             />
           );
         })}
