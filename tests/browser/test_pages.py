@@ -1,11 +1,13 @@
 """The pages in a real browser, on a real server: each function of scenarios/ is a test."""
 
+import asyncio
 import re
 from collections.abc import Iterator
 from typing import Final
 
 import pytest
 
+from storage import Permission
 from tests.browser.world import HERE, missing, run, world
 
 # What the server of a scenario is told beside where its database is.
@@ -27,5 +29,5 @@ def test_in_a_browser(scenario: str, request: pytest.FixtureRequest) -> None:
     database: str = request.getfixturevalue("database")
     script, _, name = scenario.partition(".")
     with world(SPECTRAL_DATABASE_URL=database, **SETTINGS.get(scenario, {})) as found:
-        keys = {"key": found.key("ADMIN"), "reader": found.key("READ", name="reader")}
-        run(f"scenarios/{script}.mjs", name, found, **keys)
+        keys = asyncio.run(found.keys(key=Permission.ADMIN, reader=Permission.READ))
+        run(f"scenarios/{script}.mjs", name, found, keys)

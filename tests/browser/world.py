@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from graphql_api import pages
-from tests.docs.pages import BIN, Served, serving, surroundings
+from storage import Permission, open_storage
+from tests.docs.pages import serving, surroundings
 
 HERE: Final = Path(__file__).parent
 # How long a scenario may take, on the slowest machine.
@@ -42,20 +43,18 @@ def missing() -> str | None:
 
 
 class World:
-    """A server on a database, which can be stopped and started on the same port, and a key to it."""
+    """A server on a database, which can be stopped and started on the same port, and keys to it."""
 
     def __init__(self, environment: Mapping[str, str], stack: ExitStack) -> None:
         self._environment = environment
         self._stack = stack
         self._running = ExitStack()
-        self.served: Served | None = None
         self._port = 0
 
     def start(self) -> None:
         """Start the server."""
         self._stack.push(self._running)
-        self.served = self._running.enter_context(serving(self._environment, self._port))
-        self._port = self.served.port
+        self._port = self._running.enter_context(serving(self._environment, self._port)).port
 
     def stop(self) -> None:
         """Stop it, in order."""
@@ -66,18 +65,10 @@ class World:
         """Where it is."""
         return f"http://127.0.0.1:{self._port}"
 
-    def key(self, *permissions: str, name: str = "browser") -> str:
-        """A new API key."""
-        options = [word for permission in permissions for word in ("--permission", permission)]
-        made = subprocess.run(
-            [BIN / "spectral-notify", "keys", "create", name, *options],
-            env=dict(self._environment),
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        )
-        return made.stdout.strip()
+    async def keys(self, **permissions: Permission) -> dict[str, str]:
+        """New API keys, each with one permission and under this name."""
+        async with open_storage(self._environment["SPECTRAL_DATABASE_URL"], upgrade=False) as storage:
+            return {name: await storage.keys.create(name, [permission]) for name, permission in permissions.items()}
 
 
 @contextmanager
@@ -89,12 +80,12 @@ def world(**settings: str) -> Iterator[World]:
         yield found
 
 
-def run(script: str, name: str, world: World, *, key: str, timeout_s: float = SCENARIO_S, **given: Any) -> Any:
+def run(script: str, name: str, world: World, given: Mapping[str, Any], *, timeout_s: float = SCENARIO_S) -> Any:
     """Run what a script exports under this name, and return what it returns; AssertionError says how it failed."""
     node = shutil.which("node")
     assert node is not None
     with tempfile.TemporaryDirectory(prefix="spectral-browser-") as profile:
-        told = {"origin": world.origin, "key": key, "chromium": chromium(), "profile": profile, **given}
+        told = {"origin": world.origin, "chromium": chromium(), "profile": profile, **given}
         process = subprocess.Popen(
             [node, HERE / "run.mjs", HERE / script, name, json.dumps(told)],
             stdin=subprocess.PIPE,

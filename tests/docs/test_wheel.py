@@ -29,7 +29,7 @@ def source(folder: Path) -> Path:
 def wheel(source: Path, folder: Path) -> Path:
     """A wheel, built from these sources."""
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command = [*pip, "--no-build-isolation", "--no-index", "--wheel-dir", folder, source]
+    command = [*pip, "--no-build-isolation", "--no-index", "--wheel-dir", str(folder), str(source)]
     subprocess.run(command, check=True, capture_output=True, timeout=WAIT_S)
     (found,) = folder.glob("*.whl")
     return found
@@ -50,7 +50,7 @@ def test_an_installed_wheel_serves_the_pages_that_were_built(empty_database: str
 
     site = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-index"]
-    subprocess.run([*pip, "--target", site, package], check=True, capture_output=True, timeout=WAIT_S)
+    subprocess.run([*pip, "--target", str(site), str(package)], check=True, capture_output=True, timeout=WAIT_S)
     environment = surroundings(SPECTRAL_DATABASE_URL=empty_database, PYTHONPATH=str(site))
     with serving(environment, program=(sys.executable, "-P", "-m", "graphql_api")) as served:
         page = httpx.get(f"{served.origin}/", trust_env=False)

@@ -143,7 +143,7 @@ async function hasNoBarriers(stage, colorScheme) {
   await page.goto("/tasks/nothing");
   await page.getByText("There is no such task").waitFor();
   await look("no task");
-  await page.goto("/?prefix=nothing");
+  await page.goto("/?id=nothing");
   await page.getByText("No task is meant by this filter").waitFor();
   await look("empty list");
   assert.deepEqual(found, {});
@@ -165,7 +165,7 @@ export async function colours_can_be_chosen_and_are_kept(stage) {
   await createTask(stage, "T-1");
   await page.emulateMedia({ colorScheme: "light" });
   await open(stage);
-  const background = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  const background = () => page.evaluate(() => getComputedStyle(document.documentElement).backgroundColor);
   const light = await background();
   await page.getByRole("button", { name: "Colours" }).click();
   await page.getByRole("menuitemradio", { name: "Dark" }).click();
