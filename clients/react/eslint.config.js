@@ -7,5 +7,6 @@ export default tseslint.config(
     files: ["**/*.ts", "**/*.tsx"],
     extends: [tseslint.configs.strictTypeChecked, reactHooks.configs.flat.recommended],
     languageOptions: { parserOptions: { projectService: true } },
+    rules: { "@typescript-eslint/restrict-template-expressions": ["error", { allowNumber: true }] },
   },
 );

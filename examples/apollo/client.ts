@@ -9,15 +9,15 @@ import { OperationTypeNode } from "graphql";
 import type { Client } from "graphql-ws";
 import { tap } from "rxjs";
 
-import type { TaskUpdatesSubscription } from "../generated/graphql.js";
+import type { TaskUpdatesSubscription, TaskUpdatesSubscriptionVariables } from "../generated/graphql.js";
 
 /** After each reconnect graphql-ws asks again: then for what came after the last event seen. */
 const resume = new ApolloLink((operation, forward) => {
-  const { taskId, ...variables } = operation.variables;
-  let seen = variables["afterSeq"] as number | undefined;
+  const { afterSeq, ...others } = operation.variables as TaskUpdatesSubscriptionVariables;
+  let seen = afterSeq;
   // Here rather than where it is subscribed, because the client copies variables.
   operation.variables = {
-    taskId,
+    ...others,
     get afterSeq() {
       return seen;
     },

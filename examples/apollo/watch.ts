@@ -8,7 +8,7 @@ import { apolloClient } from "./client.js";
 
 const client = apolloClient(url, connect({ url: socketUrl, credential }), credential);
 
-const screen = client.watchQuery({ query: TaskDocument, variables: { taskId } }).subscribe(({ data }) => {
+client.watchQuery({ query: TaskDocument, variables: { taskId } }).subscribe(({ data }) => {
   if (data?.task) console.log("task", data.task.status, data.task.progress, data.task.history?.length);
 });
 
@@ -34,8 +34,6 @@ client.subscribe({ query: TaskUpdatesDocument, variables: { taskId, afterSeq: 0 
     });
   },
   complete() {
-    screen.unsubscribe();
     console.log("ended");
-    client.stop();
   },
 });

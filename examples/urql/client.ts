@@ -23,14 +23,14 @@ export function urqlClient(url: string, socket: Socket, credential: () => string
         keys: { TaskUpdate: () => null },
         updates: {
           Subscription: {
-            taskUpdates(result, { taskId }, cache) {
+            taskUpdates(result, _, cache) {
               const { type, task, events } = (result as TaskUpdatesSubscription).taskUpdates;
               if (type === "DELETE") {
                 cache.invalidate({ __typename: "Task", id: task.id });
                 return;
               }
               // The task is in the cache by now. Its history is a list, which only we can extend.
-              cache.updateQuery({ query: TaskDocument, variables: { taskId: String(taskId) } }, (data) => {
+              cache.updateQuery({ query: TaskDocument, variables: { taskId: task.id } }, (data) => {
                 if (!data?.task) return data;
                 const shown = new Set(data.task.history.map((line) => line.seq));
                 const history = [...data.task.history, ...events.filter((line) => !shown.has(line.seq))];

@@ -8,19 +8,21 @@ import { urqlClient } from "./client.js";
 
 const client = urqlClient(url, connect({ url: socketUrl, credential }), credential);
 
-const screen = client.query(TaskDocument, { taskId }).subscribe(({ data }) => {
+client.query(TaskDocument, { taskId }).subscribe(({ data }) => {
   if (data?.task) console.log("task", data.task.status, data.task.progress, data.task.history.length);
 });
 
-const updates = client.subscription(TaskUpdatesDocument, { taskId, afterSeq: 0 }).subscribe(({ data, error, hasNext }) => {
+let seen = 0;
+client.subscription(TaskUpdatesDocument, { taskId, afterSeq: 0 }).subscribe(({ data, error, hasNext }) => {
   if (error) {
     console.error("refused", error);
     process.exitCode = 1;
   }
-  for (const event of data?.taskUpdates.events ?? []) console.log("event", event.seq, event.message);
-  if (!hasNext) {
-    screen.unsubscribe();
-    updates.unsubscribe();
-    console.log("ended");
+  for (const event of data?.taskUpdates.events ?? []) {
+    // At its end urql gives the last result once more.
+    if (event.seq <= seen) continue;
+    seen = event.seq;
+    console.log("event", event.seq, event.message);
   }
+  if (!hasNext) console.log("ended");
 });

@@ -56,5 +56,34 @@ async def _watch(worlds: Worlds, *command: str | Path) -> list[str]:
         *(f"event {number} Progress updated to {10 * number - 10}%" for number in (2, 3, 4)),
         "event 5 Task completed successfully",
     ]
-    assert watching.lines[-1] == "ended"
+    assert "ended" in watching.lines
     return watching.lines
+
+
+async def test_the_screen_of_an_app_that_was_in_the_background_misses_no_event(
+    node: str, examples: Path, worlds: Worlds
+) -> None:
+    async with worlds(SPECTRAL_ACCESS="closed") as world:
+        await world.create("T-7")
+        script = examples / "build" / "react-native" / "watch.js"
+        watching = await world.client(node, "--preserve-symlinks", script, "T-7", key=world.key)
+        await watching.until("event 1 Task created")
+        await watching.say("background")
+        await watching.until("connection paused")
+        await world.report("T-7", 10)
+        # A phone that wakes up finds another server, and much to catch up with.
+        await world.server.kill()
+        await world.start()
+        await world.report("T-7", 20)
+        await watching.say("active")
+        await watching.until("event 3 Progress updated to 20%")
+        # A call that comes in covers the app; it is not in the background.
+        await watching.say("inactive")
+        await world.complete("T-7")
+        await watching.until("connection ended")
+        assert watching.events == [
+            "event 1 Task created",
+            "event 2 Progress updated to 10%",
+            "event 3 Progress updated to 20%",
+            "event 4 Task completed successfully",
+        ]
