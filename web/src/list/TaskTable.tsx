@@ -2,6 +2,7 @@ import { type KeyboardEvent, useEffect, useLayoutEffect, useRef, useState, useSy
 import { useShortcut } from "../app/shortcuts";
 import { count } from "../format/format";
 import { Up } from "../ui/icons";
+import { focusRow } from "../ui/focusRow";
 import { useMedia } from "../ui/useMedia";
 import { ROWS_MAX } from "./store";
 import { TaskRow } from "./TaskRow";
@@ -39,11 +40,7 @@ export function TaskTable({ kept }: { kept: KeptList }) {
 
   function focus(index: number): void {
     const to = Math.max(0, Math.min(ids.length - 1, index));
-    rows.scrollToIndex(to, { align: "auto" });
-    // The row may come into being by the scrolling.
-    requestAnimationFrame(() =>
-      requestAnimationFrame(() => box.current?.querySelector<HTMLElement>(`[data-index="${to}"] a`)?.focus()),
-    );
+    focusRow(box.current, `[data-index="${to}"] a`, () => rows.scrollToIndex(to, { align: "auto" }));
   }
   function current(): number | null {
     const row = document.activeElement?.closest<HTMLElement>("[data-index]");

@@ -10,6 +10,8 @@ export function useAnchoredRows(box: RefObject<HTMLElement | null>, ids: readonl
     estimateSize: () => height,
     overscan: 6,
     scrollMargin: margin,
+    // What sticks to the top covers nothing that was scrolled to.
+    scrollPaddingStart: 96,
     getItemKey: (index) => ids[index] ?? index,
   });
 

@@ -3,6 +3,7 @@ import { useCallback, useEffect, useLayoutEffect, useRef, useState, useSyncExter
 import { useShortcut } from "../app/shortcuts";
 import { count } from "../format/format";
 import { useToday } from "../format/now";
+import { focusRow } from "../ui/focusRow";
 import { EventRow } from "./EventRow";
 import type { EventLog } from "./events";
 
@@ -28,6 +29,7 @@ export function Timeline({ log }: { log: EventLog }) {
     estimateSize: () => ROW,
     overscan: 6,
     scrollMargin: margin,
+    scrollPaddingStart: 64,
     getItemKey: seqAt,
   });
   const shown = rows.getVirtualItems();
@@ -69,10 +71,7 @@ export function Timeline({ log }: { log: EventLog }) {
     const focused = document.activeElement?.closest<HTMLElement>("[data-index]");
     const at = focused && box.current?.contains(focused) ? Number(focused.dataset.index) + by : first;
     const to = Math.max(0, Math.min(length - 1, at));
-    rows.scrollToIndex(to, { align: "auto" });
-    requestAnimationFrame(() =>
-      requestAnimationFrame(() => box.current?.querySelector<HTMLElement>(`[data-index="${to}"]`)?.focus()),
-    );
+    focusRow(box.current, `[data-index="${to}"]`, () => rows.scrollToIndex(to, { align: "auto" }));
   }
   useShortcut("j", () => step(1));
   useShortcut("k", () => step(-1));
