@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Final
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from graphql_api import pages
 from graphql_api.admission import Admission
 from graphql_api.auth import Doorkeeper
 from graphql_api.execution.http import SAFE_HEADERS, GraphQLOverHTTP
@@ -57,12 +58,13 @@ def build_app(settings: Settings, storage: Storage, stopping: asyncio.Event, tra
         complexity_max=settings.complexity_max,
         query_timeout_s=settings.query_timeout_ms / 1000,
     )
+    shown = pages.Pages(pages.BUILT, dashboard=settings.dashboard == "on", explorer=settings.explorer == "on")
     http = GraphQLOverHTTP(
         storage,
         plans,
         doorkeeper,
         admission,
-        explorer=settings.explorer == "on",
+        page=shown.explorer if settings.explorer == "on" else None,
         vary_by_origin=bool(settings.allowed_origins),
         body_bytes_max=settings.body_bytes_max,
         body_timeout_s=settings.body_timeout_ms / 1000,
@@ -84,13 +86,13 @@ def build_app(settings: Settings, storage: Storage, stopping: asyncio.Event, tra
         open_bytes_max=2 * settings.body_bytes_max,
     )
     if traces is None:
-        return App(_routed(settings, storage, http, stopping), http, websocket, plans)
+        return App(_routed(settings, storage, http, shown, stopping), http, websocket, plans)
     storage.writer.tracer = storage.feed.tracer = traces
     traced = traces.endpoint(http)
-    return App(_routed(settings, storage, traced, stopping), traced, websocket, plans)
+    return App(_routed(settings, storage, traced, shown, stopping), traced, websocket, plans)
 
 
-def _routed(settings: Settings, storage: Storage, graphql: ASGIApp, stopping: asyncio.Event) -> ASGIApp:
+def _routed(settings: Settings, storage: Storage, graphql: ASGIApp, shown: ASGIApp, stopping: asyncio.Event) -> ASGIApp:
     async def healthz(_: Request) -> Response:
         """Whether the process is alive; nothing outside of it is asked."""
         return JSONResponse({"status": "alive"}, headers=SAFE_HEADERS)
@@ -105,11 +107,8 @@ def _routed(settings: Settings, storage: Storage, graphql: ASGIApp, stopping: as
         answer = {"status": "ready" if ready else "not ready", "checks": checks, "feed": storage.feed_health}
         return JSONResponse(answer, 200 if ready else 503, SAFE_HEADERS)
 
-    async def home(_: Request) -> Response:
-        """Lead people who open the server in a browser to the explorer."""
-        return RedirectResponse(PATH)
-
-    others = Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/", home)])
+    others = Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz)])
+    others.router.default = shown
     # The redirect would lead to whatever host the request names.
     others.router.redirect_slashes = False
 

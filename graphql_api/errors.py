@@ -63,6 +63,16 @@ class OperationNotAllowed(Refusal):
     code = "OPERATION_NOT_ALLOWED"
 
 
+class PersistedQueryNotFound(Refusal):
+    """Only the hash of a document was sent, and this process does not know it: send both, once."""
+
+    code = "PERSISTED_QUERY_NOT_FOUND"
+
+    def __init__(self) -> None:
+        # Clients know it by these words.
+        super().__init__("PersistedQueryNotFound")
+
+
 class ParseFailed(Refusal):
     """The document is not GraphQL, or beyond the limits of what is parsed."""
 

@@ -18,7 +18,7 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
-from graphql_api import audit, metrics
+from graphql_api import audit, metrics, pages
 from graphql_api.address import telling
 from graphql_api.app import PATH, App, build_app
 from graphql_api.audit import Action
@@ -387,6 +387,11 @@ async def _welcome(settings: Settings, storage: Storage, listener: socket.socket
     key_file = settings.data_dir / "admin.key"
     key = await _first_key(storage, key_file) if settings.database_url is None else None
     log.info("spectral-notify %s serves %s with access %s", version("spectral-notify"), url, settings.access)
+    built = pages.is_built(pages.BUILT)
+    if built and settings.dashboard == "on":
+        log.info("The dashboard is at %s", _url(listener, "/"))
+    elif not built and "on" in (settings.dashboard, settings.explorer):
+        log.warning("The dashboard and the explorer are not built, so there are no pages: `make web` builds them")
     if key is not None:
         _show_key(url, key, key_file)
 

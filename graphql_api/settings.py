@@ -186,8 +186,11 @@ class Settings(BaseSettings):
         )
     )
 
+    dashboard: Literal["on", "off"] = Field(
+        default="on", description="Whether the dashboard is served to browsers at `/`."
+    )
     explorer: Literal["on", "off"] = Field(
-        default="on", description="Whether GraphiQL is served to browsers at `/graphql`."
+        default="on", description="Whether the explorer, GraphiQL, is served to browsers at `/graphql`."
     )
     introspection: Literal["on", "off"] = Field(
         default="on",

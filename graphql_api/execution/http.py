@@ -1,4 +1,4 @@
-"""GraphQL over HTTP: POST and GET, streams as SSE or multipart, and GraphiQL for browsers.
+"""GraphQL over HTTP: POST and GET, streams as SSE or multipart, and a page for browsers.
 
 The kind of operation decides the shape of the answer before `Accept` does: a query or a mutation is answered with
 JSON whenever the client takes JSON, however many other types it lists, and a subscription is streamed.
@@ -15,12 +15,11 @@ from urllib.parse import parse_qsl
 
 from graphql import OperationType
 from starlette.types import Message, Receive, Scope, Send
-from strawberry.http.ides import get_graphql_ide_html
 
 from graphql_api.admission import Admission
 from graphql_api.auth import Doorkeeper
 from graphql_api.context import Context
-from graphql_api.errors import OperationNotAllowed, RateLimited, Unauthenticated, refusal
+from graphql_api.errors import OperationNotAllowed, PersistedQueryNotFound, RateLimited, Unauthenticated, refusal
 from graphql_api.execution.json import decode, encode
 from graphql_api.execution.plan import Operation, Plans, RequestRefused
 from graphql_api.logs import REQUEST_ID_HEADER, bind, request_id_of
@@ -53,13 +52,6 @@ _NEEDS_JSON: Final = f"Answers are {JSON} or {GRAPHQL_JSON}, or streams, none of
 # What is told is for whoever asked, at this time, and is what its type says.
 SAFE_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _SAFE_HEADERS: Final = [(name.lower().encode(), value.encode()) for name, value in SAFE_HEADERS.items()]
-_PAGE_HEADERS: Final = {
-    # No other page may show this one in a frame and have its buttons pressed.
-    "Content-Security-Policy": "frame-ancestors 'none'",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Vary": "Accept",
-}
 
 
 class Refused(Exception):
@@ -127,7 +119,7 @@ class GraphQLOverHTTP:
         doorkeeper: Doorkeeper,
         admission: Admission,
         *,
-        explorer: bool,
+        page: Callable[[Headers], Answer] | None,
         vary_by_origin: bool,
         body_bytes_max: int,
         body_timeout_s: float,
@@ -139,7 +131,8 @@ class GraphQLOverHTTP:
         self._admission = admission
         # What the middleware for other origins would add to an answer that has nothing to do with them.
         self._vary = [(b"vary", b"Origin")] if vary_by_origin else []
-        self._page = _explorer() if explorer else None
+        # What a browser that opens the address is shown.
+        self._page = page
         self._body_bytes_max = body_bytes_max
         self._body_timeout_s = body_timeout_s
         self._stopping = stopping
@@ -185,7 +178,7 @@ class GraphQLOverHTTP:
         operation = self._operation(accepted, body)
         authorization = headers.get("authorization")
         viewer = await self._admission.viewer(authorization, source)
-        plan = await self._plans.plan(operation.query, operation.operation_name)
+        plan = await self._plans.plan(operation.query, operation.operation_name, operation.sha256)
         if plan.operation_type is OperationType.SUBSCRIPTION or not accepted.takes_json:
             self._admission.take_back(viewer, authorization, source)
             return None
@@ -210,14 +203,14 @@ class GraphQLOverHTTP:
             operation = self._operation(accepted, await self._body(headers, receive))
         elif method == "GET":
             if self._page and accepted.likes_page:
-                return _answer(200, HTML, self._page, _PAGE_HEADERS)
+                return self._page(headers)
             _check_accepted(accepted)
             operation = self._read(_parameters(scope["query_string"]))
         else:
             raise Refused(405, BadInput(f"GraphQL is served by GET and POST, got {method}."), {"Allow": "GET, POST"})
         authorization = headers.get("authorization")
         viewer = await self._admission.viewer(authorization, source)
-        plan = await self._plans.plan(operation.query, operation.operation_name)
+        plan = await self._plans.plan(operation.query, operation.operation_name, operation.sha256)
         context = Context(self._storage, viewer)
         if plan.operation_type is OperationType.MUTATION:
             if method == "GET":
@@ -325,12 +318,6 @@ def _with_headers(send: Send, headers: Echoed) -> Send:
     return send_with_headers
 
 
-def _explorer() -> bytes:
-    # Headers hold keys, and what the page persists lies in the browser for good.
-    page = get_graphql_ide_html(graphql_ide="graphiql")
-    return page.replace("shouldPersistHeaders: true", "shouldPersistHeaders: false").encode()
-
-
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
@@ -399,6 +386,9 @@ def _as_refused(error: Exception) -> Refused:
     match error:
         case Unauthenticated():
             return Refused(401, error, {"WWW-Authenticate": "Bearer"})
+        case PersistedQueryNotFound():
+            # Its client sends the document now, which is how the protocol begins.
+            return Refused(200, error)
         case OperationNotAllowed():
             return Refused(403, error)
         case RateLimited():

@@ -6,7 +6,7 @@ Both kinds of endpoint run operations through here, so that an operation means t
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -35,6 +35,7 @@ from graphql import (
 
 from graphql_api.context import Context
 from graphql_api.errors import ParseFailed, ValidationFailed, code_of, present, refusal
+from graphql_api.execution import persisted
 from graphql_api.execution.complexity import Complexity
 from graphql_api.execution.deadlines import TimeLimit
 from graphql_api.execution.documents import TOKENS_MAX, check_document, check_size
@@ -78,6 +79,8 @@ class Plan:
     # What it is thought to take in memory, all in all and for what was compiled.
     bytes: int = 0
     source_bytes: int = 0
+    # The hash by which clients name its document, if they do.
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +106,14 @@ class Operation:
     query: str
     variables: dict[str, Any] | None
     operation_name: str | None
+    # The hash under which the document is to be kept.
+    sha256: str | None = None
 
 
-def read_operation(request: Any, operations: Operations | None = None) -> Operation:
+def read_operation(request: Any, operations: Operations | None, known: Mapping[str, str]) -> Operation:
     """The operation that a decoded request is; BadInput says what it should have been.
 
-    Where there are only certain operations, it must be one of them.
+    Where there are only certain operations, it must be one of them; elsewhere it may be one of those known by hashes.
     """
     if isinstance(request, list):
         raise BadInput("Batches are not served; send one operation in each request.")
@@ -118,10 +123,14 @@ def read_operation(request: Any, operations: Operations | None = None) -> Operat
         value = request.get(name)
         if value is not None and not isinstance(value, expected):
             raise BadInput(f"{name} must be {_KINDS[expected]}, got {_kind(value)}.")
-    query = request.get("query") if operations is None else operations.find(request)
+    query, sha256 = request.get("query"), None
+    if operations is not None:
+        query = operations.find(request)
+    elif extensions := request.get("extensions"):
+        query, sha256 = persisted.find(query, extensions, known)
     if not query:
         raise BadInput("query must hold a GraphQL document, got nothing.")
-    return Operation(query, request.get("variables"), request.get("operationName"))
+    return Operation(query, request.get("variables"), request.get("operationName"), sha256)
 
 
 _MEMBERS: Final[dict[str, type]] = {"query": str, "variables": dict, "operationName": str, "extensions": dict}
@@ -172,6 +181,8 @@ class Plans:
         # documents that are sent once pushes out its own kind only.
         self._new: OrderedDict[tuple[str, str | None], Plan] = OrderedDict()
         self._proven: OrderedDict[tuple[str, str | None], Plan] = OrderedDict()
+        # The documents that clients name by their hashes. Each is that of a plan, and goes with it.
+        self._by_hash: dict[str, str] = {}
         self._bytes = 0
         self._reruns_of_dropped = 0
         self._making = asyncio.Lock()
@@ -182,10 +193,13 @@ class Plans:
 
     def read(self, request: Any) -> Operation:
         """The operation that a decoded request is."""
-        return read_operation(request, self._operations)
+        return read_operation(request, self._operations, self._by_hash)
 
-    async def plan(self, query: str, operation_name: str | None) -> Plan:
-        """The plan for an operation of a document; RequestRefused when there can be none."""
+    async def plan(self, query: str, operation_name: str | None, sha256: str | None = None) -> Plan:
+        """The plan for an operation of a document; RequestRefused when there can be none.
+
+        From then on the document is known by its hash, if that is given.
+        """
         key = (query, operation_name)
         plan = self._find(key)
         if plan is None:
@@ -205,6 +219,9 @@ class Plans:
         if source_bytes != plan.source_bytes and plan in (self._new.get(key), self._proven.get(key)):
             self._charge(plan, source_bytes - plan.source_bytes)
             plan.source_bytes = source_bytes
+        if sha256 is not None and plan in (self._new.get(key), self._proven.get(key)):
+            plan.sha256 = sha256
+            self._by_hash[sha256] = query
         return plan
 
     def _find(self, key: tuple[str, str | None]) -> Plan | None:
@@ -226,6 +243,8 @@ class Plans:
             crowded = self._new if len(self._new) > 1 and len(self._proven) <= PROVEN_PLANS_MAX else self._proven
             _, oldest = (crowded or self._new).popitem(last=False)
             self._bytes -= oldest.bytes
+            if oldest.sha256 is not None:
+                self._by_hash.pop(oldest.sha256, None)
             self._reruns_of_dropped += oldest.executor.reruns
 
     @property

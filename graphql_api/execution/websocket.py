@@ -469,7 +469,7 @@ class Session:
             # Renewed meanwhile, perhaps.
             authorization = self._authorization
             viewer = operation.viewer = await endpoint.admission.viewer(authorization, self._source)
-        plan = await endpoint.plans.plan(request.query, request.operation_name)
+        plan = await endpoint.plans.plan(request.query, request.operation_name, request.sha256)
         context = Context(endpoint.storage, viewer)
         if plan.operation_type is OperationType.MUTATION:
             bind(address=self._address)

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,11 +44,13 @@ class Served:
 
 
 @contextmanager
-def serving(environment: Mapping[str, str]) -> Iterator[Served]:
-    """``spectral-notify serve`` on a free port, until the block ends; it must end well."""
+def serving(
+    environment: Mapping[str, str], port: int = 0, program: Sequence[str | Path] = (BIN / "spectral-notify",)
+) -> Iterator[Served]:
+    """``spectral-notify serve`` on this port or a free one, until the block ends; it must end well."""
     process = subprocess.Popen(
-        [BIN / "spectral-notify", "serve"],
-        env={**environment, "SPECTRAL_PORT": "0"},
+        [*program, "serve"],
+        env={**environment, "SPECTRAL_PORT": str(port)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -68,9 +70,9 @@ def serving(environment: Mapping[str, str]) -> Iterator[Served]:
     listener.start()
     try:
         assert up.wait(WAIT_S), "".join(said)
-        port = next((found[1] for line in said if (found := _SERVES.search(line))), None)
-        assert port is not None, "".join(said)
-        yield Served(int(port), environment)
+        found_port = next((found[1] for line in said if (found := _SERVES.search(line))), None)
+        assert found_port is not None, "".join(said)
+        yield Served(int(found_port), environment)
     finally:
         process.terminate()
         try:

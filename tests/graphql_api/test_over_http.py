@@ -249,7 +249,6 @@ async def test_answers_are_not_kept_by_caches_nor_taken_for_another_type(serving
             await api.post({"query": "{"}),
             await api.post([]),
             await api.http.get(PATH, params={"query": "{ viewer { name } }"}),
-            await api.http.get(PATH, headers={"Accept": "text/html"}),
             await api.http.get("/healthz"),
             await api.http.get("/readyz"),
         ]

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Watch a task with curl alone: the stream as it comes, again after each break, from the last number seen.
+set -euo pipefail
+url=${SPECTRAL_URL:-http://127.0.0.1:8000/graphql}
+task=${1:-report-5f0c9a41}
+query='subscription ($id: ID!, $after: Int) { taskUpdates(taskId: $id, afterSeq: $after) { events { seq message } } }'
+seen=0 ended=
+
+while [ -z "$ended" ]; do
+  while IFS= read -r line; do
+    case $line in
+      'event: complete') ended=yes ;;
+      *'"errors":'*) echo "refused ${line#data: }" >&2; exit 1 ;;
+      *'"seq":'*)
+        grep -o '{"seq":[^}]*}' <<< "$line" | sed -E 's/\{"seq":([0-9]+),"message":"(.*)"\}/event \1 \2/'
+        seen=$(grep -o '"seq":[0-9]*' <<< "$line" | tail -n 1 | grep -o '[0-9]*')
+        ;;
+    esac
+  done < <(curl -sSN "$url" -H 'Accept: text/event-stream' -H 'Content-Type: application/json' \
+    ${SPECTRAL_KEY:+-H "Authorization: Bearer $SPECTRAL_KEY"} \
+    -d "{\"query\": \"$query\", \"variables\": {\"id\": \"$task\", \"after\": $seen}}" || true)
+  [ -n "$ended" ] || sleep 1
+done
+echo ended

@@ -1,0 +1,28 @@
+/** A screen that shows what the cache has, while the subscription feeds the cache. */
+
+import { connect } from "@spectral-notify/react/core";
+
+import { TaskDocument, TaskUpdatesDocument } from "../generated/graphql.js";
+import { credential, socketUrl, taskId, url } from "../node.js";
+import { urqlClient } from "./client.js";
+
+const client = urqlClient(url, connect({ url: socketUrl, credential }), credential);
+
+client.query(TaskDocument, { taskId }).subscribe(({ data }) => {
+  if (data?.task) console.log("task", data.task.status, data.task.progress, data.task.history.length);
+});
+
+let seen = 0;
+client.subscription(TaskUpdatesDocument, { taskId, afterSeq: 0 }).subscribe(({ data, error, hasNext }) => {
+  if (error) {
+    console.error("refused", error);
+    process.exitCode = 1;
+  }
+  for (const event of data?.taskUpdates.events ?? []) {
+    // At its end urql gives the last result once more.
+    if (event.seq <= seen) continue;
+    seen = event.seq;
+    console.log("event", event.seq, event.message);
+  }
+  if (!hasNext) console.log("ended");
+});

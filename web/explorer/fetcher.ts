@@ -1,0 +1,59 @@
+// How the explorer asks: queries and mutations by POST, subscriptions by a socket that speaks graphql-transport-ws. The
+// headers of the tab go with both; a socket takes them in its greeting, because a browser lets a page set no others.
+import { getOperationAST, OperationTypeNode, type DocumentNode } from "graphql";
+import { createClient } from "graphql-ws";
+import { withoutBlankCredential } from "./credential";
+
+/** What GraphiQL asks for. */
+export interface Asked {
+  query: string;
+  operationName?: string | null | undefined;
+  variables?: unknown;
+}
+
+/** What it knows beside. */
+export interface Known {
+  headers?: Record<string, unknown> | undefined;
+  documentAST?: DocumentNode | undefined;
+}
+
+const PATH = "/graphql";
+
+/** The answer to a query or a mutation, or the answers to a subscription for as long as they are wanted. */
+export function ask(asked: Asked, known: Known = {}) {
+  const headers = withoutBlankCredential(known.headers ?? {});
+  const operation = known.documentAST && getOperationAST(known.documentAST, asked.operationName ?? null);
+  return operation?.operation === OperationTypeNode.SUBSCRIPTION ? watch(asked, headers) : post(asked, headers);
+}
+
+async function post(asked: Asked, headers: Record<string, string>): Promise<unknown> {
+  const response = await fetch(PATH, {
+    method: "POST",
+    headers: { Accept: "application/json", "Content-Type": "application/json", ...headers },
+    body: JSON.stringify(asked),
+  });
+  // Refusals are JSON too, with a message that says what was wrong.
+  const isJson = response.headers.get("Content-Type")?.includes("json") ?? false;
+  return isJson ? response.json() : { errors: [{ message: `The server answered ${response.status}.` }] };
+}
+
+async function* watch(asked: Asked, headers: Record<string, string>): AsyncGenerator {
+  // A socket for each subscription: it is greeted with the headers that its tab has now.
+  const client = createClient({
+    url: `${location.protocol.replace("http", "ws")}//${location.host}${PATH}`,
+    connectionParams: headers,
+    retryAttempts: Infinity,
+    shouldRetry: () => true,
+  });
+  try {
+    const { query, operationName, variables } = asked;
+    yield* client.iterate({ query, operationName, variables: variables as Record<string, unknown> });
+  } catch (error) {
+    if (!(error instanceof CloseEvent)) throw error;
+    throw new Error(`The socket was closed with ${error.code}: ${error.reason || "no reason was given"}.`, {
+      cause: error,
+    });
+  } finally {
+    void client.dispose();
+  }
+}
