@@ -65,6 +65,7 @@ lock: $(READY) ## Renew the lock files: newest versions that pyproject.toml allo
 
 clean: ## Remove what was made
 	rm -rf $(VENV) bench/load .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(foreach folder,clients/react examples,$(addprefix $(folder)/,build dist generated node_modules))
 
 $(READY): requirements-dev.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)

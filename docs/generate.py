@@ -64,6 +64,7 @@ from storage.task_tokens import TaskTokens
 from storage.writer import Writer
 
 DOCS: Final = Path(__file__).parent
+EXAMPLES: Final = Path(graphql_api.errors.__file__).parent.parent / "examples"
 _INSTANT: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 # What clients call each move.
@@ -280,10 +281,26 @@ def _bound(bound: int | str) -> list[str]:
     return [bound if field is None else f"`{PREFIX}{bound.upper()}`, {field.default:,}"]
 
 
+def shown(name: str, language: str) -> Callable[[], Iterator[str]]:
+    """An example, which the tests run, as it is."""
+
+    def example() -> Iterator[str]:
+        yield f"```{language}"
+        yield (EXAMPLES / name).read_text(encoding="utf-8").rstrip("\n")
+        yield "```"
+
+    return example
+
+
 PARTS: Final[Mapping[str, Mapping[str, Callable[[], Iterator[str]]]]] = {
     "lifecycle.md": {"transitions": transitions, "diagram": diagram, "events": events, "times": times},
     "operations.md": {"settings": settings, "metrics": metrics},
-    "clients.md": {"codes": codes},
+    "clients.md": {
+        "codes": codes,
+        "apollo": shown("apollo/client.ts", "ts"),
+        "react-native": shown("react-native/TaskScreen.tsx", "tsx"),
+        "codegen": shown("codegen.ts", "ts"),
+    },
     "security.md": {"limits": limits},
 }
 

@@ -141,7 +141,9 @@ async def test_a_subscription_goes_by_its_hash(serving: Serving) -> None:
             for payload in (request, named(hash_of(text), variables={"id": "T-1"})):
                 await socket.say({"type": "subscribe", "id": "1", "payload": payload})
                 assert [update["type"] for update in await socket.updates("1")] == ["SNAPSHOT"]
-        streamed = await api.post(named(hash_of(text), variables={"id": "T-1"}), headers={"Accept": "text/event-stream"})
+        streamed = await api.post(
+            named(hash_of(text), variables={"id": "T-1"}), headers={"Accept": "text/event-stream"}
+        )
         assert streamed.text.count("SNAPSHOT") == 1
 
 
