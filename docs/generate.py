@@ -22,7 +22,7 @@ from pydantic import HttpUrl, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-import graphql_api.errors  # noqa: F401 - the refusals that are listed are those of the modules that are loaded
+import graphql_api.errors
 from graphql_api import batches
 from graphql_api.app import build_app
 from graphql_api.context import OPERATION_BYTES_MAX, OPERATION_EVENTS_MAX
