@@ -18,6 +18,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from storage import StartupError
 
 PREFIX: Final = "SPECTRAL_"
+# Of the command line for tasks, which may be set where a server is started.
+OF_CLIENTS: Final = frozenset({"SPECTRAL_URL", "SPECTRAL_KEY"})
 SECRET_CHARACTERS_MIN: Final = 32
 _FEEDS: Final = ("nats://", "tls://")
 
@@ -300,7 +302,7 @@ class Settings(BaseSettings):
 
 def read_settings(given: Mapping[str, Any] = MappingProxyType({})) -> Settings:
     """The settings of the environment, and of the command line before it; StartupError names what is wrong."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    known = OF_CLIENTS | {PREFIX + name.upper() for name in Settings.model_fields}
     unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
     if unknown:
         raise StartupError(f"There is no setting {', '.join(unknown)}; docs/operations.md lists them all.")
