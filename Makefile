@@ -11,9 +11,9 @@ NODE := $(shell node -p 'const [major, minor] = process.versions.node.split(".")
 WITHOUT_NODE := No Node.js 20.19 or newer is found
 NOT_BUILT := the pages for browsers are not built, and the API is served all the same.
 PAGES := graphql_api/web/index.html
-PAGES_FROM := $(shell find web clients/react -mindepth 1 \( -name node_modules -o -name dist \) -prune -o -print 2> /dev/null)
+PAGES_FROM := $(shell find web clients/react -mindepth 1 \( -name node_modules -o -name dist -o -name build \) -prune -o -print 2> /dev/null)
 # Folders with a package.json, whose script `check` looks at what is in them.
-NODE_PROJECTS := web tests/browser
+NODE_PROJECTS := web tests/browser clients/react
 INSTALLED := node_modules/.package-lock.json
 
 .PHONY: run web test test-interpreted fuzz torture check check-web format lock schema migration bench bench-storage \
@@ -96,6 +96,7 @@ lock: $(READY) ## Renew the lock files: newest versions that pyproject.toml allo
 clean: ## Remove what was made
 	rm -rf $(VENV) bench/load .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	rm -rf graphql_api/web graphql_api/web.new web/dist $(NODE_PROJECTS:%=%/node_modules)
+	rm -rf $(foreach folder,clients/react examples,$(addprefix $(folder)/,build dist generated node_modules))
 
 $(READY): requirements-dev.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)

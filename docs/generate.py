@@ -25,7 +25,7 @@ from pydantic_core import PydanticUndefined
 from typer.core import TyperArgument, TyperGroup, TyperOption
 from typer.main import get_command
 
-import graphql_api.errors  # noqa: F401 - the refusals that are listed are those of the modules that are loaded
+import graphql_api.errors
 from graphql_api import batches, program
 from graphql_api.app import build_app
 from graphql_api.context import OPERATION_BYTES_MAX, OPERATION_EVENTS_MAX
@@ -71,6 +71,7 @@ from terminal.commands import PANELS
 from terminal.exits import Exit
 
 DOCS: Final = Path(__file__).parent
+EXAMPLES: Final = Path(graphql_api.errors.__file__).parent.parent / "examples"
 _INSTANT: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 # What clients call each move.
@@ -357,11 +358,27 @@ def _bound(bound: int | str) -> list[str]:
     return [bound if field is None else f"`{PREFIX}{bound.upper()}`, {field.default:,}"]
 
 
+def shown(name: str, language: str) -> Callable[[], Iterator[str]]:
+    """An example, which the tests run, as it is."""
+
+    def example() -> Iterator[str]:
+        yield f"```{language}"
+        yield (EXAMPLES / name).read_text(encoding="utf-8").rstrip("\n")
+        yield "```"
+
+    return example
+
+
 PARTS: Final[Mapping[str, Mapping[str, Callable[[], Iterator[str]]]]] = {
     "cli.md": {"exits": exits, "commands": commands},
     "lifecycle.md": {"transitions": transitions, "diagram": diagram, "events": events, "times": times},
     "operations.md": {"settings": settings, "metrics": metrics},
-    "clients.md": {"codes": codes},
+    "clients.md": {
+        "codes": codes,
+        "apollo": shown("apollo/client.ts", "ts"),
+        "react-native": shown("react-native/TaskScreen.tsx", "tsx"),
+        "codegen": shown("codegen.ts", "ts"),
+    },
     "security.md": {"limits": limits},
 }
 

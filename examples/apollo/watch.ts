@@ -8,11 +8,18 @@ import { apolloClient } from "./client.js";
 
 const client = apolloClient(url, connect({ url: socketUrl, credential }), credential);
 
-client.watchQuery({ query: TaskDocument, variables: { taskId } }).subscribe(({ data }) => {
-  if (data?.task) console.log("task", data.task.status, data.task.progress, data.task.history?.length);
+const variables = { taskId };
+client.watchQuery({ query: TaskDocument, variables }).subscribe(({ data }) => {
+  const task = data?.task;
+  if (task?.history) console.log("task", task.status, task.progress, task.history.length);
 });
 
-client.subscribe({ query: TaskUpdatesDocument, variables: { taskId, afterSeq: 0 } }).subscribe({
+// First the task as it is, then what comes after that: an answer that is late must not overwrite what is newer.
+const { data } = await client.query({ query: TaskDocument, variables });
+for (const event of data?.task?.history ?? []) console.log("event", event.seq, event.message);
+const afterSeq = data?.task?.seq ?? 0;
+
+client.subscribe({ query: TaskUpdatesDocument, variables: { taskId, afterSeq } }).subscribe({
   next({ data, error }) {
     if (!data) {
       console.error("refused", error);
@@ -26,7 +33,7 @@ client.subscribe({ query: TaskUpdatesDocument, variables: { taskId, afterSeq: 0 
       return;
     }
     // The task itself is in the cache by now, because it has an `id`. Its history is a list, which only we can extend.
-    client.cache.updateQuery({ query: TaskDocument, variables: { taskId } }, (data) => {
+    client.cache.updateQuery({ query: TaskDocument, variables }, (data) => {
       if (!data?.task) return undefined;
       const shown = new Set(data.task.history.map((line) => line.seq));
       const history = [...data.task.history, ...events.filter((line) => !shown.has(line.seq))];

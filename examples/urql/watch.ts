@@ -12,8 +12,12 @@ client.query(TaskDocument, { taskId }).subscribe(({ data }) => {
   if (data?.task) console.log("task", data.task.status, data.task.progress, data.task.history.length);
 });
 
-let seen = 0;
-client.subscription(TaskUpdatesDocument, { taskId, afterSeq: 0 }).subscribe(({ data, error, hasNext }) => {
+// First the task as it is, then what comes after that: an answer that is late must not overwrite what is newer.
+const { data } = await client.query(TaskDocument, { taskId }).toPromise();
+for (const event of data?.task?.history ?? []) console.log("event", event.seq, event.message);
+let seen = data?.task?.seq ?? 0;
+
+client.subscription(TaskUpdatesDocument, { taskId, afterSeq: seen }).subscribe(({ data, error, hasNext }) => {
   if (error) {
     console.error("refused", error);
     process.exitCode = 1;

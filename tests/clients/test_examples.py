@@ -81,6 +81,9 @@ async def test_the_screen_of_an_app_that_was_in_the_background_misses_no_event(
         await watching.say("inactive")
         await world.complete("T-7")
         await watching.until("connection ended")
+        # Nothing is left to wait for then but its input.
+        watching.hang_up()
+        assert await watching.end() == 0
         assert watching.events == [
             "event 1 Task created",
             "event 2 Progress updated to 10%",

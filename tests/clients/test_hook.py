@@ -41,7 +41,7 @@ def test_what_is_written_in_typescript_is_clean(node: str, examples: Path, folde
 
 @pytest.mark.parametrize("folder", (HOOK, EXAMPLES), ids=("hook", "examples"))
 def test_a_lock_file_names_no_registry(folder: Path) -> None:
-    assert "://" not in (folder / "package-lock.json").read_text().replace('"https://opencollective.com', "")
+    assert '"resolved": "http' not in (folder / "package-lock.json").read_text()
 
 
 async def test_no_event_is_missed_or_seen_twice_while_the_server_is_killed_again_and_again(

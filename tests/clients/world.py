@@ -43,6 +43,11 @@ class Client:
         self.process.stdin.write(f"{line}\n".encode())
         await self.process.stdin.drain()
 
+    def hang_up(self) -> None:
+        """Tell it nothing more."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
     async def end(self) -> int:
         """Wait for its end; the status."""
         assert self.process.stdout is not None

@@ -1,4 +1,4 @@
-"""Automatic persisted queries, as Apollo's clients and urql send them; those clients themselves run in tests/clients."""
+"""Automatic persisted queries, as Apollo's clients and urql send them; these themselves run in tests/clients."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -8,10 +8,11 @@ from typing import Any, Final, Literal, TypeAlias
 
 import pytest
 
+from graphql_api.app import PATH
 from graphql_api.execution.documents import DOCUMENT_CHARACTERS_MAX
 from graphql_api.execution.plan import PLANS_MAX, Plans
 from graphql_api.schema import schema
-from tests.graphql_api.clients import PATH, Answer, Api, code, data, error
+from tests.graphql_api.clients import Answer, Api, code, data, error
 from tests.graphql_api.conftest import Serving
 
 WHO: Final = "query Who { viewer { name } }"
