@@ -52,12 +52,11 @@ export async function screenshots(stage) {
     await take("task", task);
 
     const explorer = await context.newPage();
-    await signedIn(stage, explorer);
     await explorer.goto("/graphql");
     await explorer.getByRole("tab", { name: "Watch" }).click();
     await explorer.getByRole("button", { name: /execute query/i }).click();
-    const result = explorer.getByRole("region", { name: "Result Window" });
-    await result.locator(".view-line").filter({ hasText: /SNAPSHOT/ }).first().waitFor();
+    await explorer.getByRole("button", { name: /stop query/i }).waitFor();
+    await report(stage, 2_000);
     await take("explorer", explorer);
     await context.close();
   }
@@ -74,7 +73,7 @@ async function live({ graphql }) {
     const taskId = `${kind}-${((number + 17) * 2654435761 % 4294967296).toString(16).padStart(8, "0")}`;
     return { taskId, metadata: { number }, options: { tags, ...(queue && { queue }) } };
   });
-  await graphql("mutation ($tasks: [NewTask!]!) { createMany(tasks: $tasks) { id } }", { tasks });
+  for (const task of tasks) await graphql("mutation ($tasks: [NewTask!]!) { createMany(tasks: $tasks) { id } }", { tasks: [task] });
   for (const [number, { taskId }] of tasks.entries()) {
     const outcome = ["complete: true", 'fail: "The disk is full"', "cancel: true", null, null][number % 5];
     const reports = [`{taskId: "${taskId}", progress: ${(number * 23) % 90}}`];
@@ -85,8 +84,9 @@ async function live({ graphql }) {
     `mutation ($id: ID!) {
       film: create(taskId: $id, metadata: {title: "Night train", frames: 4800, customer: {id: 81}}, options: {tags: ["4k", "customer-81"], queue: "video", retry: {maxAttempts: 3}}) { id }
       begun: addEvent(taskId: $id, event: {eventType: LOG, message: "Decoding with 8 threads", metadata: {codec: "av1", threads: 8}}) { id }
+      started: updateProgress(taskId: $id, progress: 31) { id }
       example: create(taskId: "example", metadata: {pages: 12}) { id }
-      half: updateProgress(taskId: "example", progress: 50) { id }
+      half: updateProgress(taskId: "example", progress: 30) { id }
     }`,
     { id: FILM },
   );

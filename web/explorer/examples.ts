@@ -1,7 +1,8 @@
 // What a first visitor finds: one task, made and reported on in one tab, watched in another, looked at in the third.
 import { HEADERS } from "./credential";
 
-const LOOK = `# One task with its history. The others are in a list that needs a credential with LIST.
+const LOOK = `# One task with its history. The list of all of them,
+# tasks, needs a credential with LIST.
 query Look {
   viewer {
     name
@@ -20,7 +21,8 @@ query Look {
 }
 `;
 
-const CHANGE = `# The play button asks which of the three. Creating needs a credential: put a key under Headers, below.
+const CHANGE = `# The play button asks which of the three. To create
+# needs a credential: put a key under Headers, below.
 mutation Create {
   create(taskId: "example", metadata: { pages: 12 }) {
     taskId
@@ -44,7 +46,8 @@ mutation Complete {
 }
 `;
 
-const WATCH = `# First the task as it is, with every event so far, then each change when it happens, until the task ends.
+const WATCH = `# First the task as it is, with every event so far,
+# then each change when it happens, until its end.
 subscription Watch {
   taskUpdates(taskId: "example", afterSeq: 0) {
     type
