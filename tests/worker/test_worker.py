@@ -349,18 +349,21 @@ async def test_claims_that_a_loop_does_not_come_to_are_given_back_when_it_is_lef
 
 
 async def test_tasks_of_a_claim_that_was_canceled_meanwhile_are_given_back(database: str) -> None:
-    async with world(database) as here, Proxy(httpx.URL(here.url).port or 0) as proxy:
-        async with Worker(f"http://127.0.0.1:{proxy.port}/graphql", here.key, queue="video", poll_s=FAR_S) as worker:
-            await here.create("film", attempts=2)
-            with proxy.delayed(1):
-                running = asyncio.create_task(worker.run(lambda _: asyncio.sleep(WAIT_S)))
-                async with asyncio.timeout(WAIT_S):
-                    while (await here.look("film"))["status"] != "IN_PROGRESS":
-                        pass
-                running.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await running
-            await claim_given_back(here, "film")
+    async with (
+        world(database) as here,
+        Proxy(httpx.URL(here.url).port or 0) as proxy,
+        Worker(f"http://127.0.0.1:{proxy.port}/graphql", here.key, queue="video", poll_s=FAR_S) as worker,
+    ):
+        await here.create("film", attempts=2)
+        with proxy.delayed(1):
+            running = asyncio.create_task(worker.run(lambda _: asyncio.sleep(WAIT_S)))
+            async with asyncio.timeout(WAIT_S):
+                while (await here.look("film"))["status"] != "IN_PROGRESS":
+                    pass
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+        await claim_given_back(here, "film")
 
 
 async def test_what_was_done_is_told_although_who_tells_it_is_canceled(database: str) -> None:
