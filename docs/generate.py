@@ -194,7 +194,7 @@ def metrics() -> Iterator[str]:
     feed, queues, reader = Feed(), Queues(), Reader(pool)
     follower = Follower(feed, reader, queues)
     writer = Writer(pool, feed, queues, groups_max=1, group_commands_max=1, waiting_commands_max=1, wait_s=1)
-    claimer = Claimer(pool, writer.aftermath)
+    claimer = Claimer(pool, writer.aftermath, writer.submit)
     keys, signing_keys = Keys(pool), SigningKeys(pool)
     task_tokens = TaskTokens(signing_keys, keys)
     storage = Storage(
