@@ -206,7 +206,7 @@ def metrics() -> Iterator[str]:
     live_follower = LiveFollower(live, reader)
     follower = Follower(feed, reader, queues, live_follower)
     writer = Writer(pool, feed, queues, groups_max=1, group_commands_max=1, waiting_commands_max=1, wait_s=1)
-    claimer = Claimer(pool, writer.aftermath)
+    claimer = Claimer(pool, writer.aftermath, writer.submit)
     keys, signing_keys = Keys(pool), SigningKeys(pool)
     task_tokens = TaskTokens(signing_keys, keys)
     storage = Storage(

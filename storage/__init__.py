@@ -302,7 +302,7 @@ async def open_storage(
         keys = Keys(pool)
         signing_keys = SigningKeys(pool, task_token_secrets)
         task_tokens = TaskTokens(signing_keys, keys)
-        claimer = Claimer(pool, writer.aftermath)
+        claimer = Claimer(pool, writer.aftermath, writer.submit)
         timing = Timers(pool, writer, keep_finished_s=keep_finished_s) if timers else None
         storage = Storage(
             pool,

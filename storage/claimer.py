@@ -9,7 +9,7 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -17,7 +17,7 @@ from typing import Any, Final
 from sqlalchemy import ARRAY, Text, and_, any_, bindparam, select
 
 from storage.aftermath import Aftermath
-from storage.commands import Lease
+from storage.commands import Command, Lease, Release
 from storage.database import is_dead_connection, is_passing
 from storage.errors import NotConnected, OutcomeUnknown, Unavailable
 from storage.gauges import ClaimGauges
@@ -30,6 +30,7 @@ from storage.limits import (
     check_name,
     check_range,
 )
+from storage.messenger import submit_all
 from storage.options import QUEUE_CHARACTERS_MAX
 from storage.plan import ready_since
 from storage.pool import NOT_IN_TIME, Connection, Pool, compiled
@@ -78,9 +79,15 @@ class Claimer:
     """Takes claims, and works them off one lot after the other."""
 
     def __init__(
-        self, pool: Pool, aftermath: Aftermath, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        pool: Pool,
+        aftermath: Aftermath,
+        submit: Callable[[Command], Awaitable[object]],
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._pool = pool
+        # By which tasks are given back that nobody is there to take.
+        self._submit = submit
         self._aftermath = aftermath
         self._clock = clock
         self._waiting: deque[_Wish] = deque()
@@ -156,10 +163,17 @@ class Claimer:
         for (wish, lease), task in zip(given, done.results, strict=True):
             assert isinstance(task, Task)
             claims[id(wish)].append(claim_of(task, lease.token))
+        gone: list[Command] = []
         for wish in lot:
             if not wish.future.done():
                 wish.future.set_result(claims[id(wish)])
+                continue
+            # Who has gone meanwhile would let the lease run out, and the attempt be lost.
+            gone += (
+                Release(task_id=claim.task.task_id, token=claim.token, actor=wish.actor) for claim in claims[id(wish)]
+            )
         await self._aftermath.follow(done)
+        await submit_all(self._submit, gone)
 
     def _count(self, lot: Sequence[_Wish], given: Sequence[tuple[_Wish, Lease]], before: Sequence[Task]) -> None:
         now = self._clock()

@@ -398,9 +398,14 @@ def _fold(row: _Row, command: Command, now: datetime, links: Links, rows: Mappin
     elif isinstance(command, Create):
         if command.depends_on and row.task is None:
             others = _statuses(command.depends_on, rows)
-    elif isinstance(command, Settle) and (row.deleted or links.taken.get((command.on, command.task_id)) is None):
-        # Somebody else has brought this message, or it was for a task that had the same ID.
-        return row.task
+    elif isinstance(command, Settle):
+        outcome = links.taken.get((command.on, command.task_id))
+        if outcome is None or row.deleted or row.creation is not None:
+            # Somebody else has brought this message, or it was for a task that had the same ID.
+            return row.task
+        if outcome is not command.outcome:
+            # The message that was brought was about other tasks of these IDs; the table has the one for these.
+            command = replace(command, outcome=outcome)
     # The time of birth tells a task from one that was deleted before it, so they must differ within a group too.
     now = now + timedelta(microseconds=len(row.updates)) if row.updates else now
     task = _apply(row, command, now, links, others, key)

@@ -104,7 +104,8 @@ def _bound(name: str) -> Any:
 
 def _leased_in_vain() -> ColumnElement[bool]:
     # Whoever has a lease is due by its end, so it is among the few that are due.
-    return and_(tasks.c.due_at < _bound("stale"), tasks.c.lease_expires_at < _bound("stale"))
+    due = and_(tasks.c.due_at < _bound("stale"), tasks.c.delete_at.is_(None))
+    return and_(due, tasks.c.lease_expires_at < _bound("stale"))
 
 
 def _not_leased_in_vain() -> ColumnElement[bool]:

@@ -58,11 +58,10 @@ class Messenger:
             self._task = None
 
 
-async def submit_all(submit: Callable[[Command], Awaitable[object]], commands: Sequence[Command]) -> int:
-    """Submit commands that nobody waits for; return how many were done. What cannot be done now is found again."""
+async def submit_all(submit: Callable[[Command], Awaitable[object]], commands: Sequence[Command]) -> list[Command]:
+    """Submit commands that nobody waits for; return those that were not done. They are found again."""
     outcomes = await asyncio.gather(*map(submit, commands), return_exceptions=True)
-    failed = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-    for error in failed:
-        if not isinstance(error, Refusal):
+    for error in outcomes:
+        if isinstance(error, BaseException) and not isinstance(error, Refusal):
             log.error("A command of the program's own failed.", exc_info=error)
-    return len(outcomes) - len(failed)
+    return [command for command, outcome in zip(commands, outcomes, strict=True) if isinstance(outcome, BaseException)]

@@ -2,6 +2,9 @@
 once.
 """
 
+import asyncio
+import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -14,16 +17,24 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from storage.database import explain
 from storage.errors import StartupError
 from storage.pool import Pool
 
+log = logging.getLogger(__name__)
+
 # Any number will do, so long as every version of the program takes the same.
 MIGRATION_LOCK: Final = 7_305_806_316
 # The first process may have a large table to rebuild while the others wait for it.
 MIGRATION_WAIT_MS: Final = 600_000
+# How long a migration itself waits for a table: whoever wants it, too, stands in line behind the migration, be it only
+# to read. While somebody else has it, the migration gives up its place and comes again.
+TABLE_WAIT_MS: Final = 1_000
+TABLE_PAUSE_S: Final = 2.0
+_LOCK_NOT_AVAILABLE: Final = "55P03"
 # As Alembic keeps it.
 _REVISION: Final = "SELECT version_num FROM alembic_version"
 
@@ -50,9 +61,17 @@ async def migrate(engine: AsyncEngine) -> tuple[str | None, str]:
 
     Both a migration and the wait for another process's may take as long as the engine lets them.
     """
+    give_up_at = time.monotonic() + MIGRATION_WAIT_MS / 1000
     with explained():
-        async with engine.connect() as connection:
-            return await connection.run_sync(_migrate)
+        while True:
+            try:
+                async with engine.connect() as connection:
+                    return await connection.run_sync(_migrate)
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE or time.monotonic() > give_up_at:
+                    raise
+            log.warning("The migration waits for a table that somebody else has.")
+            await asyncio.sleep(TABLE_PAUSE_S)
 
 
 async def require(pool: Pool) -> None:
@@ -105,5 +124,6 @@ def _migrate(connection: Connection) -> tuple[str | None, str]:
         before = MigrationContext.configure(connection).get_current_revision()
         _check_known(before)
         if before != head():
+            connection.execute(text(f"SET LOCAL lock_timeout = {TABLE_WAIT_MS}"))
             command.upgrade(config(connection), "head")
         return before, head()

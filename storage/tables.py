@@ -144,8 +144,9 @@ tasks = Table(
     ),
     # What a worker claims next.
     Index("tasks_ready", "queue", text("priority DESC"), "created_at", "task_id", postgresql_where=text("ready")),
-    # What time itself changes next.
-    Index("tasks_due_at", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+    # What time itself changes next, and what it deletes next: of those there may be many, which nothing else waits for.
+    Index("tasks_due_at", "due_at", postgresql_where=text("due_at IS NOT NULL AND delete_at IS NULL")),
+    Index("tasks_delete_at", "delete_at", postgresql_where=text("delete_at IS NOT NULL")),
     # The ended ones that do not say how long they are to be kept, oldest end first.
     Index(
         "tasks_ended_at",

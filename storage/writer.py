@@ -34,6 +34,8 @@ GROUP_BYTES_MAX: Final = 8 * 1024 * 1024
 WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
 # A group beside another is begun when so many commands wait; fewer are better off together with those that come next.
 BESIDE_COMMANDS_MIN: Final = 8
+# Unless the other takes longer than this, because it waits for a lock or deletes a long history.
+BESIDE_AFTER_S: Final = 0.05
 
 
 class Writer:
@@ -75,7 +77,10 @@ class Writer:
             Committer(pool, feed, remembered, self.aftermath, clock, self.gauges, wait_s=wait_s)
             for _ in range(groups_max)
         ]
-        self._busy: set[Committer] = set()
+        # Those that have one, each with the time at which it was begun.
+        self._busy: dict[Committer, float] = {}
+        # When those that wait beside a group are looked at again.
+        self._beside: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         # When commands that have waited too long are refused.
         self._looking: asyncio.TimerHandle | None = None
@@ -139,12 +144,8 @@ class Writer:
             self._look_in(self._wait_s)
         self._waiting_commands += 1
         self._waiting_bytes += size
-        if self._idle and not self._beginning and self._due:
-            self._beginning = True
-            # It serves many callers, so nothing that is bound to this one goes with it.
-            task = asyncio.create_task(self._run(self._idle.pop()), name="writer", context=Context())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        if self._idle and not self._beginning:
+            self._begin_if_due()
         return future
 
     async def close(self) -> None:
@@ -154,15 +155,37 @@ class Writer:
         while self._tasks:
             # Whoever gives up waiting gives up nothing but waiting.
             await asyncio.wait(self._tasks)
-        if self._looking is not None:
-            self._looking.cancel()
+        for timer in (self._looking, self._beside):
+            if timer is not None:
+                timer.cancel()
         for committer in self._idle:
             committer.disconnect()
 
     @property
     def _due(self) -> bool:
         """Whether a group is to be begun, alone or beside those under way."""
-        return len(self._waiting) >= (BESIDE_COMMANDS_MIN if self._busy else 1)
+        if not self._busy:
+            return bool(self._waiting)
+        if len(self._waiting) >= BESIDE_COMMANDS_MIN:
+            return True
+        return bool(self._waiting) and max(self._busy.values()) + BESIDE_AFTER_S <= time.monotonic()
+
+    def _begin_if_due(self) -> None:
+        if self._due:
+            self._beginning = True
+            # It serves many callers, so nothing that is bound to this one goes with it.
+            task = asyncio.create_task(self._run(self._idle.pop()), name="writer", context=Context())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        elif self._beside is None and self._waiting:
+            loop = asyncio.get_running_loop()
+            self._beside = loop.call_later(BESIDE_AFTER_S, self._look_beside, context=Context())
+
+    def _look_beside(self) -> None:
+        """Begin a group for those that wait, if the one under way takes long."""
+        self._beside = None
+        if self._idle and not self._beginning:
+            self._begin_if_due()
 
     async def _run(self, committer: Committer) -> None:
         """Work off groups for as long as there are any."""
@@ -170,7 +193,7 @@ class Writer:
         group = self._gather()
         try:
             while group:
-                self._busy.add(committer)
+                self._busy[committer] = time.monotonic()
                 self._count(group)
                 try:
                     if self.tracer is None:
@@ -183,7 +206,7 @@ class Writer:
                     # A fault of ours, after the commit for all we know. The writer goes on.
                     log.exception("A group of %d commands was not ended in order.", len(group))
                     committer.leave_unknown(group, OutcomeUnknown())
-                self._busy.discard(committer)
+                del self._busy[committer]
                 self._release(group)
                 group = self._gather() if self._due else []
         finally:
@@ -194,6 +217,8 @@ class Writer:
                 committer.leave_unknown(group, OutcomeUnknown())
                 for entry in self._all_waiting:
                     answer(entry, Unavailable("The server is shutting down; try again."))
+            elif not self._beginning:
+                self._begin_if_due()
 
     def _count(self, group: list[Entry]) -> None:
         now = time.monotonic()

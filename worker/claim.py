@@ -32,7 +32,8 @@ log: Final = logging.getLogger("spectral.worker")
 
 # Two heartbeats may be lost before the lease is.
 HEARTBEATS_PER_LEASE: Final = 3
-# A task that is not given back is free when its lease runs out; so giving it back is not worth a long wait.
+# A task that is not given back is free when its lease runs out; so giving it back is not worth a long wait. Nor is
+# telling how one ended, to somebody who is canceled.
 RELEASE_PATIENCE_S: Final = 5.0
 
 
@@ -109,9 +110,16 @@ class Claim:
         if isinstance(error, asyncio.CancelledError) and block.cancelling() <= self._cancels_before:
             # Nobody else has canceled it. A task that was given back for its own fault would come back at once.
             error = self._why or RuntimeError("Something that the block waited for was canceled.")
+        # What was done is told even if whoever did it is canceled meanwhile, or it would be done again.
+        settling = asyncio.create_task(self._settle(error), name=f"end of {self.job.task_id}")
         try:
-            return await self._settle(error)
+            return await asyncio.shield(settling)
+        except asyncio.CancelledError:
+            await asyncio.wait([settling], timeout=RELEASE_PATIENCE_S)
+            raise
         finally:
+            settling.cancel()
+            await asyncio.wait([settling])
             await self._let_go()
 
     async def release(self) -> None:

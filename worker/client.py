@@ -5,7 +5,6 @@ attempt, and is written once.
 """
 
 import asyncio
-import json
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -87,13 +86,10 @@ class Client:
     async def _ask_once(self, document: str, variables: Mapping[str, Any]) -> Any:
         try:
             response = await self._http.post(self.url, json={"query": document, "variables": variables})
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise Again(f"{type(error).__name__}: {error}") from error
-        try:
-            body = response.json()
-        except json.JSONDecodeError:
-            body = None
-        if not isinstance(body, dict) or not (body.get("errors") or body.get("data")):
+        body = _read(response)
+        if body is None:
             why = f"HTTP status {response.status_code} and no GraphQL"
             if response.status_code in PASSING:
                 raise Again(why)
@@ -102,6 +98,23 @@ class Client:
             raise verdict(errors[0])
         (answer,) = body["data"].values()
         return answer
+
+
+def _read(response: httpx.Response) -> Any:
+    """The answer as GraphQL has it: with errors, or with the one field that was asked for. None when it is something
+    else, as what a proxy says by itself.
+    """
+    try:
+        body = response.json()
+    except (ValueError, RecursionError):
+        return None
+    match body:
+        case {"errors": [dict(), *_]}:
+            return body
+        case {"data": dict(data)} if len(data) == 1 and not body.get("errors"):
+            return body
+        case _:
+            return None
 
 
 def verdict(error: Mapping[str, Any]) -> Again | Refused:

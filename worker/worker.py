@@ -5,8 +5,9 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -105,8 +106,7 @@ class Worker:
             return
         log.info("Worker %s stops, with %d tasks in hand", self.name, len(self._held))
         self._stopping = True
-        for claim in self._held:
-            self._give_back_unless_begun(claim)
+        self._give_back_unless_begun(self._held)
         self._timers.append(asyncio.get_running_loop().call_later(self._grace_s, self._interrupt))
         self._tell_news()
 
@@ -125,9 +125,14 @@ class Worker:
                 self._ask_at = asyncio.get_running_loop().time() + pause_s
                 continue
             waits = pauses()
-            for claim in claims:
-                if not (claim.lost or self._stopping):
-                    yield claim
+            try:
+                while claims:
+                    claim = claims.pop(0)
+                    if not (claim.lost or self._stopping):
+                        yield claim
+            finally:
+                # Who leaves the loop never comes to these.
+                self._give_back_unless_begun(claims)
 
     async def run(self, handler: Callable[[ClaimedTask], Awaitable[Json]], *, concurrency: int = 1) -> None:
         """Have each task handled, so many at once, until the worker stops. What the handler returns is the metadata of
@@ -137,7 +142,9 @@ class Worker:
         async with asyncio.TaskGroup() as group:
             try:
                 async for claim in self.claims(concurrency):
-                    group.create_task(self._handle(claim, handler), name=f"task {claim.job.task_id}")
+                    task = group.create_task(self._handle(claim, handler), name=f"task {claim.job.task_id}")
+                    # It may be canceled before its first step.
+                    task.add_done_callback(partial(self._give_back_unless_begun, [claim]))
             except WorkerError as error:
                 # What is under way may come to its end first.
                 refused = error
@@ -171,7 +178,9 @@ class Worker:
         try:
             return await asyncio.shield(asking)
         except asyncio.CancelledError:
-            await asyncio.gather(asking, return_exceptions=True)
+            (claims,) = await asyncio.gather(asking, return_exceptions=True)
+            if not isinstance(claims, BaseException):
+                self._give_back_unless_begun(claims)
             raise
 
     async def _ask(self, room: int) -> list[Claim]:
@@ -193,15 +202,15 @@ class Worker:
         # There may be more than there was room for.
         self._rung = self._rung or len(claims) == room
         if self._stopping:
-            for claim in claims:
-                self._give_back_unless_begun(claim)
+            self._give_back_unless_begun(claims)
         return claims
 
-    def _give_back_unless_begun(self, claim: Claim) -> None:
-        if not claim.entered:
-            releasing = asyncio.create_task(self._give_back(claim), name=f"release of {claim.job.task_id}")
-            self._background.add(releasing)
-            releasing.add_done_callback(self._done)
+    def _give_back_unless_begun(self, claims: Iterable[Claim], _done: object = None) -> None:
+        for claim in claims:
+            if not (claim.entered or claim.lost):
+                releasing = asyncio.create_task(self._give_back(claim), name=f"release of {claim.job.task_id}")
+                self._background.add(releasing)
+                releasing.add_done_callback(self._done)
 
     async def _give_back(self, claim: Claim) -> None:
         if not claim.entered:

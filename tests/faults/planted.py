@@ -225,7 +225,8 @@ def slow_timers() -> None:
 
 async def _look(self: Timers, chosen: Callable[[Sequence[Any]], Sequence[Any]], early: timedelta) -> int:
     rows = await self._pool.read(timers._DUE, self._clock() + early, timers.DUE_TASKS_MAX)
-    return await self._submit(self._ticks(chosen(rows)))
+    done, _ = await self._submit((self._tick(task_id), 1) for (task_id,) in chosen(rows))
+    return done
 
 
 def _decide_otherwise(changed: Callable[[Task | None, Command, datetime], tuple[Command, datetime]]) -> None:

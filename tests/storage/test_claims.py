@@ -248,6 +248,24 @@ async def test_what_is_given_back_is_claimed_again(database: str) -> None:
         assert (again.attempt, again.token != claim.token) == (1, True)
 
 
+async def test_what_somebody_claimed_who_has_gone_is_given_back(database: str) -> None:
+    async with open_storage(database, upgrade=False) as storage:
+        (task_id,) = await queued(storage, 1)
+        going = asyncio.create_task(storage.claimer.claim("q", "w"))
+
+        async def go(_: Any) -> None:
+            going.cancel()
+
+        with at_commit(storage, go), pytest.raises(asyncio.CancelledError):
+            await going
+        await storage.claimer.close()
+        task = await storage.reader.task(task_id)
+        assert task is not None
+        assert task.plan is not None
+        assert (task.status, task.plan.ready, task.plan.attempt) == (Status.PENDING, True, 0)
+        assert (await messages(storage, task_id))[-1] == 'Given back by "w"'
+
+
 async def test_a_lease_that_ran_out_makes_the_task_claimable_and_at_last_fails_it(database: str) -> None:
     async with open_storage(database, upgrade=False) as storage:
         await queued(storage, 1, retry=Retry(max_attempts=2))

@@ -234,6 +234,43 @@ async def test_a_message_for_a_task_of_the_same_id_is_not_taken_for_ones_own(
         assert await links(database) == [("a", "D", None)]
 
 
+async def test_a_message_for_a_task_of_the_same_id_is_not_taken_by_one_that_is_born_beside_it(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brought: list[Any] = []
+    monkeypatch.setattr(Messenger, "bring", lambda _, found: brought.extend(found))
+    async with open_storage(database, upgrade=False) as storage:
+        await submit(storage, Create(task_id="a"), after("D", "a"))
+        # The message that "a" has failed stays untaken, as when the process dies before it brings it.
+        await submit(storage, Fail(task_id="a", error="e"))
+        await submit(storage, Delete(task_id="a"), Delete(task_id="D"))
+        await submit(storage, Create(task_id="a"))
+        # The timers bring it just as another "D" is born, in one group with that.
+        made, *_ = await submit(storage, after("D", "a"), *brought)
+        task = await storage.reader.task("D")
+        assert task == made._replace(last_event=None)
+        assert state(made) == (Status.PENDING, False, ("a",))
+        assert await links(database) == [("a", "D", None)]
+
+
+async def test_what_became_of_a_task_is_what_the_table_says_not_what_an_old_message_did(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brought: list[Any] = []
+    monkeypatch.setattr(Messenger, "bring", lambda _, found: brought.extend(found))
+    async with open_storage(database, upgrade=False) as storage:
+        await submit(storage, Create(task_id="a"), after("D", "a"))
+        await submit(storage, Complete(task_id="a"))
+        (late,) = brought
+        # Other tasks of the same IDs go through the same, with another end, before the message arrives.
+        await submit(storage, Delete(task_id="a"), Delete(task_id="D"))
+        await submit(storage, Create(task_id="a"), after("D", "a"))
+        await submit(storage, Fail(task_id="a", error="e"))
+        await submit(storage, late)
+        assert state(await settled(storage)) == CANCELED
+        assert (await messages(storage, "D"))[-1] == 'Task canceled: "a", on which this task depends, has failed'
+
+
 async def test_only_an_end_for_which_others_wait_goes_the_long_way(database: str) -> None:
     async with open_storage(database, upgrade=False) as storage:
         await submit(storage, Create(task_id="a"), Create(task_id="b"), after("D", "a"))

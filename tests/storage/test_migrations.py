@@ -108,6 +108,24 @@ async def test_one_who_waits_for_anothers_migration_is_more_patient_than_a_state
             await other.execute("SELECT pg_advisory_unlock(7305806316)")
 
 
+async def test_a_migration_that_waits_for_a_table_keeps_nobody_from_it_for_long(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["storage.migrate"], "TABLE_WAIT_MS", 100)
+    async with engine_of(empty_database).connect() as connection:
+        await connection.run_sync(lambda sync: command.upgrade(config(sync), "0003"))
+        await connection.commit()
+    async with session(empty_database) as other, session(empty_database) as reader:
+        async with other.transaction():
+            # As a backup does, for hours.
+            await other.execute("LOCK TABLE tasks IN ACCESS SHARE MODE")
+            upgrading = asyncio.create_task(upgrade_database(empty_database))
+            await until_blocked(empty_database)
+            async with asyncio.timeout(10):
+                assert await reader.fetchval("SELECT count(*) FROM tasks") == 0
+        assert await upgrading == ("0003", head())
+
+
 async def test_migrating_again_does_nothing(empty_database: str) -> None:
     assert await upgrade_database(empty_database) == (None, head())
     before = await catalog(empty_database)

@@ -11,7 +11,7 @@ from storage import Complete, Create, CreateMany, Options, Retry, Status, Storag
 from storage import timers as timers_module
 from storage.messenger import submit_all
 from tests.postgres import execute, session
-from tests.storage.helpers import messages, note, row_locked, submit
+from tests.storage.helpers import kill_connections, messages, note, row_locked, submit
 from tests.storage.linked import until
 
 
@@ -110,7 +110,9 @@ async def test_the_timers_of_a_process_that_dies_without_a_word_are_taken_over_w
         async with open_storage(database, upgrade=False, timers=True) as two:
             # It neither goes on nor says so.
             assert one.timers._task is not None
+            assert one.timers._removing is not None
             one.timers._task.cancel()
+            one.timers._removing.cancel()
             begun = time.monotonic()
             await submit(two, Create(task_id="T", options=Options(expires_at=soon(0))))
             await until_count(database, "status = 'FAILED'", 1)
@@ -135,11 +137,7 @@ async def test_two_that_look_at_once_do_everything_once(database: str) -> None:
 async def test_a_connection_that_dies_does_not_end_the_timers(database: str) -> None:
     async with open_storage(database, upgrade=False, timers=True) as storage:
         await until(lambda: bool(storage.timers and storage.timers.holding))
-        await execute(
-            database,
-            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()",
-        )
+        assert await kill_connections(database)
         await submit(storage, Create(task_id="T", options=Options(expires_at=soon(0))))
         await until_count(database, "status = 'FAILED'", 1)
 
@@ -180,6 +178,63 @@ async def test_finished_tasks_are_deleted_when_they_have_been_kept_long_enough(
             assert await other.fetchval("SELECT count(*) FROM task_events") == 4
 
 
+async def deletions_take(database: str, seconds: float) -> None:
+    """From now on, it takes so long to delete a task."""
+    async with session(database) as other:
+        await other.execute(
+            f"CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
+            f" $$ BEGIN PERFORM pg_sleep({seconds}); RETURN OLD; END $$;"
+            "CREATE TRIGGER slow BEFORE DELETE ON tasks FOR EACH ROW EXECUTE FUNCTION slow()"
+        )
+
+
+async def test_what_is_to_be_deleted_keeps_nothing_else_that_is_due_waiting(database: str) -> None:
+    async with open_storage(database, upgrade=False) as storage:
+        done = (Create(task_id=f"T{n}", status=Status.SUCCESS, options=Options(keep_for_s=0)) for n in range(1_000))
+        await storage.writer.create_many(CreateMany(tasks=tuple(done)))
+        await deletions_take(database, 0.02)
+    async with open_storage(database, upgrade=False, timers=True) as storage:
+        await until_count(database, "task_id = 'T0'", 0)
+        due = soon(0.5)
+        await submit(storage, Create(task_id="expiring", options=Options(expires_at=due)))
+        await until_count(database, "status = 'FAILED'", 1)
+        task = await storage.reader.task("expiring")
+        assert task is not None
+        assert task.updated_at <= due + timedelta(seconds=1)
+        # All the while there was much to be deleted.
+        assert await count(database, "status = 'SUCCESS'") > 100
+
+
+async def test_a_task_that_cannot_be_deleted_in_time_keeps_nothing_waiting(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timers_module, "KEPT_TASKS_MAX", 1)
+    monkeypatch.setattr(timers_module, "SWEEP_S", 0.0)
+    async with open_storage(database, upgrade=False) as storage:
+        await submit(storage, Create(task_id="heavy", status=Status.SUCCESS))
+        await submit(storage, Create(task_id="light", status=Status.SUCCESS))
+        await execute(database, "UPDATE tasks SET completed_at = completed_at - interval '1 h' WHERE task_id = 'heavy'")
+        await execute(
+            database,
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN IF OLD.task_id = 'heavy' THEN PERFORM pg_sleep(60); END IF; RETURN OLD; END $$",
+        )
+        await execute(database, "CREATE TRIGGER slow BEFORE DELETE ON tasks FOR EACH ROW EXECUTE FUNCTION slow()")
+    async with open_storage(
+        database, upgrade=False, timers=True, keep_finished_s=0, statement_timeout_ms=2_000
+    ) as storage:
+        # It is the first of those that are to go, and is refused; the next has its turn nevertheless.
+        for number in range(3):
+            due = soon(0.5)
+            await submit(storage, Create(task_id=f"T{number}", options=Options(expires_at=due, keep_for_s=10**6)))
+            await until_count(database, f"task_id = 'T{number}' AND status = 'FAILED'", 1)
+            task = await storage.reader.task(f"T{number}")
+            assert task is not None
+            assert task.updated_at <= due + timedelta(seconds=1)
+        await until_count(database, "task_id = 'light'", 0)
+        assert await count(database, "task_id = 'heavy'") == 1
+
+
 @pytest.mark.parametrize(
     ("weights", "lots"),
     [
@@ -202,5 +257,6 @@ async def test_a_fault_in_a_command_of_ones_own_is_logged_and_a_refusal_is_not(
     async def submit_one(command: Any) -> None:
         raise {"T0": RuntimeError("ours"), "T1": asyncio.CancelledError()}.get(command.task_id, KeyError("x"))
 
-    assert await submit_all(submit_one, [note("T0"), note("T2")]) == 0
+    commands = [note("T0"), note("T2")]
+    assert await submit_all(submit_one, commands) == commands
     assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]

@@ -134,7 +134,9 @@ async def test_what_falls_due_is_counted_with_the_looks_that_found_it(database: 
         assert counted(storage) == {Turn.STARTED: 3}
         assert lags(storage) == (3, 6.0)
         clock.now = T0 + timedelta(seconds=200)
-        assert await timers.look() == 1
+        assert await timers.look() == 0
+        assert await timers.remove() == 1
+        assert timers.gauges.found.count == 2
         assert counted(storage) == {Turn.STARTED: 3, Turn.REMOVED: 1}
         assert lags(storage)[0] == 4
 

@@ -80,7 +80,24 @@ async def test_while_one_group_commits_the_next_one_gathers(database: str) -> No
         assert len(await messages(storage)) == 302
 
 
-async def test_a_group_goes_beside_one_that_waits_with_commands_on_other_tasks(database: str) -> None:
+async def test_a_group_that_waits_for_a_lock_keeps_no_single_command_waiting(database: str) -> None:
+    async with open_storage(database, upgrade=False, lock_timeout_ms=30_000) as storage:
+        await submit(storage, Create(task_id="T"), Create(task_id="U"))
+        async with row_locked(database):
+            stuck = asyncio.create_task(storage.writer.submit(note("T")))
+            await until_blocked(database)
+            for _ in range(3):
+                await storage.writer.submit(note("U"))
+            assert not stuck.done()
+        await stuck
+        assert len(await messages(storage, "U")) == 4
+
+
+async def test_a_group_goes_beside_one_that_waits_with_commands_on_other_tasks(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # However long that one takes.
+    monkeypatch.setattr("storage.writer.BESIDE_AFTER_S", 600.0)
     async with open_storage(database, upgrade=False) as storage:
         await submit(storage, Create(task_id="T"), *(Create(task_id=f"T{n}") for n in range(BESIDE_COMMANDS_MIN)))
         with spied(storage) as spy:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.faults.proxy import Proxy
 from tests.graphql_api.clients import until
 from tests.graphql_api.test_server import program
 from tests.worker.world import CREATE, WAIT_S, World, free_port, world
-from worker import ClaimedTask, LeaseLost, NoRetry, Outcome, Refused, Unwanted, Worker, documents
+from worker import Claim, ClaimedTask, LeaseLost, NoRetry, Outcome, Refused, Unwanted, Worker, documents
 
 # Long enough for whoever must be quicker, and never waited for.
 FAR_S = 600.0
@@ -332,6 +333,63 @@ async def test_claims_that_are_not_entered_are_given_back_at_the_end(database: s
                 break
         for task_id in ("first", "second"):
             assert (await here.look(task_id))["status"] == "PENDING"
+
+
+async def test_claims_that_a_loop_does_not_come_to_are_given_back_when_it_is_left(database: str) -> None:
+    async with world(database) as here, here.worker() as worker:
+        for task_id in ("first", "second"):
+            await here.create(task_id, attempts=2)
+        async for claim in worker.claims(limit=2):
+            async with claim:
+                pass
+            break
+        # The worker goes on, and has room for others.
+        await claim_given_back(here, "second")
+        assert (await here.look("second"))["attempt"] == 0
+
+
+async def test_tasks_of_a_claim_that_was_canceled_meanwhile_are_given_back(database: str) -> None:
+    async with (
+        world(database) as here,
+        Proxy(httpx.URL(here.url).port or 0) as proxy,
+        Worker(f"http://127.0.0.1:{proxy.port}/graphql", here.key, queue="video", poll_s=FAR_S) as worker,
+    ):
+        await here.create("film", attempts=2)
+        with proxy.delayed(1):
+            running = asyncio.create_task(worker.run(lambda _: asyncio.sleep(WAIT_S)))
+            async with asyncio.timeout(WAIT_S):
+                while (await here.look("film"))["status"] != "IN_PROGRESS":
+                    pass
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+        await claim_given_back(here, "film")
+
+
+async def test_what_was_done_is_told_although_who_tells_it_is_canceled(database: str) -> None:
+    async with world(database) as here, Proxy(httpx.URL(here.url).port or 0) as proxy:
+        await here.create("film")
+        ended: list[Claim] = []
+        async with Worker(f"http://127.0.0.1:{proxy.port}/graphql", here.key, queue="video") as worker:
+
+            async def work() -> None:
+                async for claim in worker.claims():
+                    ended.append(claim)
+                    async with claim:
+                        stalled.enter_context(proxy.stalled())
+
+            with ExitStack() as stalled:
+                working = asyncio.create_task(work())
+                await until(lambda: bool(ended and ended[0].lost))
+                working.cancel()
+                await asyncio.sleep(0)
+                # What was on its way never arrives.
+                await proxy.cut()
+            with pytest.raises(asyncio.CancelledError):
+                await working
+        film = await here.look("film")
+    assert ended[0].outcome is Outcome.COMPLETED
+    assert film["status"] == "SUCCESS"
 
 
 async def test_a_wrong_key_is_raised(database: str) -> None:

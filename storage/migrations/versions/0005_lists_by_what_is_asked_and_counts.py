@@ -33,7 +33,7 @@ _COUNT = """
 def upgrade() -> None:
     """Bring the schema to this revision."""
     # Nothing changes until the end, so that what is counted here stays true.
-    op.execute("LOCK TABLE tasks IN SHARE MODE")
+    op.execute("LOCK TABLE tasks, task_events IN SHARE MODE")
     for name, of in _INDEXES.items():
         op.execute(f"CREATE INDEX IF NOT EXISTS {name} ON {of}")
     op.execute("""
