@@ -11,8 +11,9 @@ import httpx
 
 from tests.docs.pages import TOP, WAIT_S, serving, surroundings
 
+PACKAGES: Final = {"graphql_api", "storage", "terminal", "worker"}
 # What builds a wheel, as docker/Dockerfile copies it, and the file that tells hatch what is not committed.
-SOURCES: Final = ("pyproject.toml", "README.md", "LICENSE", ".gitignore", "graphql_api", "storage", "worker")
+SOURCES: Final = ("pyproject.toml", "README.md", "LICENSE", ".gitignore", *sorted(PACKAGES))
 
 
 def source(folder: Path) -> Path:
@@ -43,8 +44,9 @@ def test_an_installed_wheel_serves_the_pages_that_were_built(empty_database: str
     (built / "index-Bx1.js.gz").write_bytes(b"smaller")
     package = wheel(tmp_path / "source", tmp_path)
 
-    names = {name for name in zipfile.ZipFile(package).namelist() if name.startswith("graphql_api/web/")}
-    assert names == {
+    names = zipfile.ZipFile(package).namelist()
+    assert PACKAGES <= {name.partition("/")[0] for name in names if name.endswith(".py")}
+    assert {name for name in names if name.startswith("graphql_api/web/")} == {
         f"graphql_api/web/{name}" for name in ("index.html", "assets/index-Bx1.js", "assets/index-Bx1.js.gz")
     }
 
