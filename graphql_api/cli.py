@@ -96,7 +96,7 @@ def distribute_command(
 @app.command("recount")
 def recount_command() -> None:
     """Count the tasks of each status anew, also beside running servers; after rows were changed by hand."""
-    settings = read_settings()
+    settings = _settings()
     set_up_logs(settings.log_level, format=settings.log_format)
 
     async def count() -> Counts:

@@ -254,8 +254,8 @@ class Mutation:
     )
     fail = strawberry.mutation(
         resolver=_fail,
-        description="Report that a task failed. With attempts left it is PENDING again, until `nextAttemptAt`; "
-        "without, or when no retry is wanted, it is final. Needs REPORT.",
+        description="Report that a task failed. With attempts left it is PENDING again, and not claimed before "
+        "`nextAttemptAt`; without, or when no retry is wanted, it is final. Needs REPORT.",
         graphql_type=Task,
     )
     cancel = strawberry.mutation(

@@ -14,7 +14,9 @@ MAX_DELAY_DEFAULT_S = 3_600
 FACTOR_DEFAULT = 2.0
 
 
-@strawberry.input(description="How often a task is tried. Between attempts it is PENDING, until `nextAttemptAt`.")
+@strawberry.input(
+    description="How often a task is tried. Between attempts it is PENDING, and not claimed before `nextAttemptAt`."
+)
 class RetryInput:
     """Attempts, and the pauses between them."""
 

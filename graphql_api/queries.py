@@ -63,12 +63,14 @@ class Query:
         graphql_type=Task | None,
     )
     tasks = strawberry.field(
-        resolver=_tasks, description="All tasks, newest first, page by page. Needs LIST.", graphql_type=TaskConnection
+        resolver=_tasks,
+        description="Tasks, newest first, page by page: all, or those that a filter means. Needs LIST.",
+        graphql_type=TaskConnection,
     )
     stats = strawberry.field(
         resolver=_stats,
-        description="How many tasks there are in each status. Of all tasks that is known at once, however many there "
-        "are; those of a filter are counted. Needs LIST.",
+        description="How many tasks there are in each status. Of all tasks, or by `status` alone, that is known at "
+        "once, however many there are; with any other filter they are counted. Needs LIST.",
         graphql_type=TaskStats,
     )
     viewer = strawberry.field(resolver=_viewer, description="Who am I, and what may I do?", graphql_type=ViewerType)

@@ -59,7 +59,7 @@ class Subscription:
         "it is, or may have meant it before; so a task that is told and not meant has left the list. Changes of one "
         "task that come faster than they are taken, or within a tenth of a second, are one message, whose `events` has "
         "the latest one only; a DELETE has none. Subscribe first, then read `tasks`. Ends with LIST_OUTDATED when more "
-        "tasks have changed than can wait: then do both again. Needs LIST.",
+        "tasks have changed than can wait, or changes may have been missed: then do both again. Needs LIST.",
         graphql_type=TaskUpdate,
     )
     queue_ready = queue_ready

@@ -174,7 +174,8 @@ class TaskEvent:
     timestamp: datetime = strawberry.field(description="When it was written. Times of one task never run backwards.")
     actor: str | None = strawberry.field(
         description="Who reported it: the name of the API key, the token's `sub`, or `task-token:` and who made the "
-        "task token. Null for somebody without a credential."
+        "task token. Null for somebody without a credential, and for what nobody reported: that a time has come, or "
+        "that another task has ended."
     )
 
 
@@ -243,7 +244,7 @@ class Task:
         description="When it was created. A task that was deleted and created again under the same ID differs in this."
     )
     updated_at: datetime = strawberry.field(description="When its latest event was written.")
-    started_at: datetime | None = strawberry.field(description="When progress was first reported.")
+    started_at: datetime | None = strawberry.field(description="When it was first claimed, or progress first reported.")
     completed_at: datetime | None = strawberry.field(description="When it succeeded.")
     failed_at: datetime | None = strawberry.field(description="When it failed.")
     canceled_at: datetime | None = strawberry.field(description="When it was canceled.")

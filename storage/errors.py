@@ -116,12 +116,12 @@ class LeaseLost(Refusal):
 
 
 class ListOutdated(Refusal):
-    """More tasks of a live list have changed than could be told. Subscribe again, and then read the list anew."""
+    """A live list could not be told of all that has changed. Subscribe again, and then read the list anew."""
 
     code = "LIST_OUTDATED"
 
     def __init__(self) -> None:
-        super().__init__("More tasks have changed than could be told; subscribe again, and then read the list anew.")
+        super().__init__("The list could not be told of all that has changed; subscribe again, and then read it anew.")
 
     @property
     def extensions(self) -> dict[str, Any]:

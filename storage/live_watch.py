@@ -70,7 +70,7 @@ class ListWatch:
         return update
 
     async def fetch(self) -> Update | None:
-        """The next update of this round; None when it is over. ListOutdated when more has changed than could wait."""
+        """The next update of this round; None when it is over. ListOutdated when something was missed."""
         if self._outdated:
             self.close()
             raise ListOutdated

@@ -18,8 +18,6 @@ PAUSE_MAX_S: Final = 3.0
 PAGE: Final = 200
 KNOWN_MAX: Final = 10_000
 _EPOCH: Final = "1970-01-01T00:00:00+00:00"
-# More has changed than the server could keep for who was slow.
-_OUTDATED: Final = "LIST_OUTDATED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +117,8 @@ async def follow_all(
                             if len(known) > KNOWN_MAX:
                                 del known[next(iter(known))]
                             yield news
-        except (Unreachable, Refused) as error:
-            if isinstance(error, Refused) and error.code != _OUTDATED:
-                raise
+        except Unreachable as error:
+            # Also when more has changed than the server could keep for who is slow.
             wait_s = next(waits)
             if give_up_at is not None and clock() + wait_s > give_up_at:
                 raise

@@ -1,5 +1,6 @@
 """What is in the wheel, and that a server which was installed from it serves its pages."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,9 @@ import httpx
 
 from tests.docs.pages import TOP, WAIT_S, serving, surroundings
 
+PACKAGES: Final = {"graphql_api", "storage", "terminal", "worker"}
 # What builds a wheel, as docker/Dockerfile copies it, and the file that tells hatch what is not committed.
-SOURCES: Final = ("pyproject.toml", "README.md", "LICENSE", ".gitignore", "graphql_api", "storage", "worker")
+SOURCES: Final = ("pyproject.toml", "README.md", "LICENSE", ".gitignore", *sorted(PACKAGES))
 
 
 def source(folder: Path) -> Path:
@@ -43,8 +45,9 @@ def test_an_installed_wheel_serves_the_pages_that_were_built(empty_database: str
     (built / "index-Bx1.js.gz").write_bytes(b"smaller")
     package = wheel(tmp_path / "source", tmp_path)
 
-    names = {name for name in zipfile.ZipFile(package).namelist() if name.startswith("graphql_api/web/")}
-    assert names == {
+    names = zipfile.ZipFile(package).namelist()
+    assert {name.partition("/")[0] for name in names if name.endswith(".py")} >= PACKAGES
+    assert {name for name in names if name.startswith("graphql_api/web/")} == {
         f"graphql_api/web/{name}" for name in ("index.html", "assets/index-Bx1.js", "assets/index-Bx1.js.gz")
     }
 
@@ -75,4 +78,7 @@ def test_no_lock_file_of_npm_says_where_a_package_was_fetched() -> None:
     found = committed("*package-lock.json")
     assert found
     for path in found:
-        assert '"resolved"' not in (TOP / path).read_text(encoding="utf-8"), path
+        packages = json.loads((TOP / path).read_text(encoding="utf-8"))["packages"]
+        # What is a link to a folder of this project says where it leads.
+        fetched = [name for name, package in packages.items() if "resolved" in package and not package.get("link")]
+        assert fetched == [], path

@@ -180,6 +180,13 @@ def test_a_wrong_setting_is_one_sentence(run: Run, database: str, environ: dict[
     assert_one_sentence(run("serve", **{"SPECTRAL_DATABASE_URL": database, "SPECTRAL_PORT": "0", **environ}), says)
 
 
+@pytest.mark.parametrize(
+    "arguments", [("serve",), ("migrate",), ("distribute",), ("recount",), ("keys", "list"), ("signing-keys", "list")]
+)
+def test_a_setting_that_does_not_exist_is_one_sentence_of_each_command(run: Run, arguments: tuple[str, ...]) -> None:
+    assert_one_sentence(run(*arguments, SPECTRAL_PROT="1"), "SPECTRAL_PROT")
+
+
 def test_signing_keys_are_listed_replaced_and_revoked(run: Run, database: str) -> None:
     def signing_keys(*arguments: str, **environ: str) -> Ended:
         return run("signing-keys", *arguments, SPECTRAL_DATABASE_URL=database, **environ)

@@ -63,10 +63,7 @@ def upgrade() -> None:
         ["queue", sa.text("priority DESC"), "created_at", "task_id"],
         postgresql_where=sa.text("ready"),
     )
-    op.create_index(
-        "tasks_due_at", "tasks", ["due_at"], postgresql_where=sa.text("due_at IS NOT NULL AND delete_at IS NULL")
-    )
-    op.create_index("tasks_delete_at", "tasks", ["delete_at"], postgresql_where=sa.text("delete_at IS NOT NULL"))
+    op.create_index("tasks_due_at", "tasks", ["due_at"], postgresql_where=sa.text("due_at IS NOT NULL"))
     op.create_index(
         "tasks_ended_at",
         "tasks",
