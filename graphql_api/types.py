@@ -241,8 +241,8 @@ class Task:
     last_event = strawberry.field(
         resolver=_last_event,
         graphql_type=TaskEvent,
-        description="Its latest event: number `seq`. When the task is deleted, and its log gone with it, one in its place "
-        "that says so.",
+        description="Its latest event: number `seq`. When the task is deleted, and its log gone with it, one in its "
+        "place that says so.",
     )
     history = strawberry.field(
         resolver=_history,
