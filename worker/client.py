@@ -5,7 +5,6 @@ attempt, and is written once.
 """
 
 import asyncio
-import json
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -89,9 +88,11 @@ class Client:
             response = await self._http.post(self.url, json={"query": document, "variables": variables})
         except httpx.TransportError as error:
             raise Again(f"{type(error).__name__}: {error}") from error
+        except UnicodeEncodeError as error:
+            raise refusal("BAD_USER_INPUT", f"What is sent must be valid Unicode: {error.reason}.", {}) from error
         try:
             body = response.json()
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             body = None
         if not isinstance(body, dict) or not (body.get("errors") or body.get("data")):
             why = f"HTTP status {response.status_code} and no GraphQL"
