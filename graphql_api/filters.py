@@ -31,8 +31,9 @@ class TaskFilter:
     )
     metadata: JSON | None = strawberry.field(
         default=UNSET,
-        description="An object, of at most 64 values. Tasks whose metadata contains it: each of its keys, with a value "
-        "that is the same, or contains it in turn; a list contains another that has each of its items somewhere.",
+        description="An object, of at most 64 values, 8 of them objects and lists in lists. Tasks whose metadata "
+        "contains it: each of its keys, with a value that is the same, or contains it in turn; a list contains another "
+        "that has each of its items somewhere.",
     )
     created_after: datetime | None = strawberry.field(
         default=UNSET, description="Tasks that were created at this time or later."

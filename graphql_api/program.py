@@ -90,6 +90,8 @@ def _explain(error: typer.TyperException) -> int:
     message = error.format_message()
     if not message.endswith((".", "?", "!")):
         message += "."
+    # It may quote what others wrote, and a terminal is to show it, not to obey it.
+    message = "".join(sign if sign.isprintable() or sign == "\n" else f"\\x{ord(sign):02x}" for sign in message)
     if context is None:
         sys.stderr.write(f"spectral-notify: {message}\n")
         return error.exit_code

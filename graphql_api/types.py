@@ -183,14 +183,18 @@ def _task_id(task: strawberry.Parent[storage.Task]) -> strawberry.ID:
     return strawberry.ID(task.task_id)
 
 
+# What is said in the place of an event that nobody can read any more.
+_GONE: Final = "The task was deleted, and its log with it."
+
+
 async def _last_event(task: strawberry.Parent[storage.Task], info: Info) -> storage.Event:
     if task.last_event is not None:
         return task.last_event
-    events = await info.context.events(task.task_id, task.seq, task.seq)
-    if not events:
-        # Deleted since the task was read.
-        raise storage.TaskNotFound(task.task_id)
-    return events[0]
+    for event in await info.context.events(task.task_id, task.seq, task.seq):
+        if _is_of(task, event):
+            return event
+    # An error here would take from a list all its other tasks, and from a subscriber the news of the deletion.
+    return storage.Event(task.task_id, task.seq, EventType.LOG, _GONE, None, None, task.updated_at)
 
 
 async def _history(
@@ -202,7 +206,13 @@ async def _history(
     before: Annotated[int | None, strawberry.argument(description="Only events with a smaller number.")] = UNSET,
 ) -> Sequence[storage.Event]:
     first_seq, last_seq = history_range(task, given(first), given(last), given(after), given(before))
-    return await info.context.events(task.task_id, first_seq, last_seq)
+    events = await info.context.events(task.task_id, first_seq, last_seq)
+    return events if not events or _is_of(task, events[-1]) else ()
+
+
+def _is_of(task: storage.Task, event: storage.Event) -> bool:
+    """Whether an event that was found is of this task, and not of a later one under the same ID."""
+    return task.created_at <= event.timestamp <= task.updated_at
 
 
 def _of_plan(name: str, type_: Any, without: Any, description: str) -> Any:
@@ -230,12 +240,16 @@ class Task:
     metadata: JSON | None = strawberry.field(description="What its creator attached.")
     seq: int = strawberry.field(description="The number of its latest event. It grows with every change.")
     last_event = strawberry.field(
-        resolver=_last_event, graphql_type=TaskEvent, description="Its latest event: number `seq`."
+        resolver=_last_event,
+        graphql_type=TaskEvent,
+        description="Its latest event: number `seq`. When the task is deleted, and its log gone with it, one in its "
+        "place that says so.",
     )
     history = strawberry.field(
         resolver=_history,
         graphql_type=list[TaskEvent],
-        description="Its events up to number `seq`, oldest first. Without `first` and `last`: the newest 50.",
+        description="Its events up to number `seq`, oldest first. Without `first` and `last`: the newest 50. "
+        "None when the task is deleted.",
     )
     created_by: str | None = strawberry.field(
         description="Who created it: the name of the API key, or the token's `sub`."

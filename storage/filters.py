@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
-from functools import cached_property
+from functools import cached_property, lru_cache
 from json import loads
 from typing import Any, Final
 
@@ -18,6 +18,8 @@ from storage.task import Json, Status, Task
 
 # Each is looked for in the metadata of every task that changes.
 METADATA_VALUES_MAX: Final = 64
+# Of these, objects and lists that stand in a list: each is held against every item of the task's list.
+METADATA_LISTED_MAX: Final = 8
 # Of numbers beyond it, Python takes some for the same that PostgreSQL, which goes by their digits, does not.
 EXACT_BELOW: Final = 2**53
 
@@ -63,6 +65,13 @@ class Filter:
                 raise BadInput("metadata must be an object: a task is found when its own contains it.")
             if (values := sum(1 for _ in _values(wanted))) > METADATA_VALUES_MAX:
                 raise BadInput(f"metadata must hold at most {METADATA_VALUES_MAX} values, got {values}.")
+            lists = (value for value in _values(wanted) if isinstance(value, list))
+            if (
+                listed := sum(isinstance(item, dict | list) for items in lists for item in items)
+            ) > METADATA_LISTED_MAX:
+                raise BadInput(
+                    f"metadata must hold at most {METADATA_LISTED_MAX} objects and lists in its lists, got {listed}."
+                )
 
     @property
     def empty(self) -> bool:
@@ -110,7 +119,7 @@ class Filter:
         return any(_is_number(value) and abs(value) >= EXACT_BELOW for value in _values(self.metadata.value()))
 
     def _read(self, metadata: Json) -> Any:
-        return loads(metadata, parse_float=Decimal) if self._exactly else metadata.value()
+        return _parsed(metadata, self._exactly)
 
 
 EVERYTHING: Final = Filter()
@@ -121,6 +130,12 @@ def is_stale(task: Task, now: datetime) -> bool:
     return task.plan is not None and task.plan.lease_expires_at is not None and task.plan.lease_expires_at < now
 
 
+@lru_cache(maxsize=2)
+def _parsed(metadata: Json, exactly: bool) -> Any:
+    """What metadata are. All filters look at the same task, one after the other."""
+    return loads(metadata, parse_float=Decimal) if exactly else metadata.value()
+
+
 def _contains(whole: Any, part: Any) -> bool:
     """What `whole @> part` is for two values of jsonb."""
     if isinstance(part, dict):
@@ -128,9 +143,22 @@ def _contains(whole: Any, part: Any) -> bool:
             name in whole and _contains(whole[name], value) for name, value in part.items()
         )
     if isinstance(part, list):
-        return isinstance(whole, list) and all(any(_contains(one, wanted) for one in whole) for wanted in part)
+        return (
+            isinstance(whole, list)
+            and (not (plain := _plain(part)) or plain <= _plain(whole))
+            and all(
+                any(_contains(one, wanted) for one in whole if type(one) is type(wanted))
+                for wanted in part
+                if isinstance(wanted, dict | list)
+            )
+        )
     # To Python, True is 1.
     return bool(whole == part) and (type(whole) is type(part) or (_is_number(whole) and _is_number(part)))
+
+
+def _plain(items: list[Any]) -> set[tuple[bool, Any]]:
+    """What of a list is neither object nor list, with what tells True from 1."""
+    return {(isinstance(item, bool), item) for item in items if not isinstance(item, dict | list)}
 
 
 def _values(value: Any) -> Iterator[Any]:

@@ -147,7 +147,14 @@ class LiveLists:
         now = datetime.now(UTC)
         clock = asyncio.get_running_loop().time
         turn_ends_at = clock() + TURN_S
+        # Filters that may have much to look at do that before the change is told, with turns for others in between.
+        looking = [audience for audience in self._audiences.values() if audience.filter.metadata is not None]
         for update in updates:
+            for audience in looking:
+                audience.fits(update.task)
+                if clock() > turn_ends_at:
+                    await asyncio.sleep(0)
+                    turn_ends_at = clock() + TURN_S
             self._hear(update, now)
             if clock() > turn_ends_at:
                 await asyncio.sleep(0)

@@ -1,6 +1,7 @@
 """Task IDs for the shell, asked of the server while a person waits for the Tab key."""
 
 import asyncio
+import re
 from typing import Final
 
 from terminal.documents import IDS
@@ -11,6 +12,8 @@ from worker.errors import WorkerError
 
 ANSWER_WITHIN_S: Final = 1.0
 OFFERED_MAX: Final = 50
+# Letters and digits of all scripts, and beyond the first character also what no shell reads as more than itself.
+_PLAIN: Final = re.compile(r"\w[\w.,:@%+/=-]*")
 
 
 def task_ids(begun: str) -> list[tuple[str, str]]:
@@ -30,5 +33,13 @@ async def _ask(begun: str) -> list[tuple[str, str]]:
             page = await client.ask(IDS, {"first": OFFERED_MAX, "filter": tasks_filter}, patience_s=0)
     finally:
         await client.close()
-    # What a shell would read as more than a name is left for people to type.
-    return [(task["taskId"], task["status"]) for task in page["nodes"] if task["taskId"].isprintable()]
+    return [(task["taskId"], task["status"]) for task in page["nodes"] if is_plain_word(task["taskId"])]
+
+
+def is_plain_word(task_id: str) -> bool:
+    """Whether an ID, which anybody may have chosen, is a word to every shell, and no option.
+
+    Shells put what they are offered into the line as it is, and zsh's part of it evaluates it: one Tab would run what
+    stands in it. All other IDs are left for people to quote.
+    """
+    return _PLAIN.fullmatch(task_id) is not None

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from terminal.exits import OF_CODE, Exit, Failure
+from terminal.look import plain
 from terminal.place import KEY, URL, Place, find_place
 from worker.client import Client
 from worker.errors import Refused, Unreachable, WorkerError
@@ -36,7 +37,7 @@ class Session:
         """Tell a person who waits."""
         self.unanswered += 1
         if self.unanswered == 1 and sys.stderr.isatty():
-            sys.stderr.write(f"{self.place.url} gives no answer; trying for {self.patience_s:g} s ({why})\n")
+            sys.stderr.write(f"{self.place.url} gives no answer; trying for {self.patience_s:g} s ({plain(why)})\n")
 
 
 def converse(url: str | None, patience_s: float, work: Callable[[Session], Awaitable[Exit | None]]) -> None:

@@ -88,6 +88,8 @@ class Client:
             response = await self._http.post(self.url, json={"query": document, "variables": variables})
         except httpx.RequestError as error:
             raise Again(f"{type(error).__name__}: {error}") from error
+        except UnicodeEncodeError as error:
+            raise refusal("BAD_USER_INPUT", f"What is sent must be valid Unicode: {error.reason}.", {}) from error
         body = _read(response)
         if body is None:
             why = f"HTTP status {response.status_code} and no GraphQL"

@@ -170,6 +170,7 @@ QUERIES: Final = {
         for name, said, value in (
             ("metadata that is no object", "metadata must be an object", {"metadata": [1]}),
             ("metadata of many values", "at most 64 values", {"metadata": {"a": list(range(64))}}),
+            ("metadata of many objects in lists", "at most 8 objects", {"metadata": {"a": [{}] * 9}}),
             ("metadata with NUL", "metadata", {"metadata": {"a": "\0"}}),
             ("21 tags", "at most 20", {"tags": [f"t{number}" for number in range(21)]}),
             ("an empty tag", "tag", {"tags": [""]}),

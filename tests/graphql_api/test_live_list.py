@@ -164,10 +164,10 @@ async def test_what_is_asked_after_a_subscription_is_answered_after_it_has_begun
     prepared = asyncio.Event()
     plan = Plans.plan
 
-    async def slow(plans: Plans, query: str, operation_name: str | None) -> Plan:
+    async def slow(plans: Plans, query: str, operation_name: str | None, sha256: str | None) -> Plan:
         if query == LIST:
             await prepared.wait()
-        return await plan(plans, query, operation_name)
+        return await plan(plans, query, operation_name, sha256)
 
     monkeypatch.setattr(Plans, "plan", slow)
     async with serving() as api, api.socket(key=api.admin_key) as socket:
@@ -363,3 +363,36 @@ async def test_no_more_different_lists_are_watched_than_each_change_can_be_held_
         message = await socket.take()
         assert (message["id"], code({"errors": message["payload"]})) == (refused, "UNAVAILABLE")
         assert error({"errors": message["payload"]})["extensions"]["retryable"] is True
+
+
+@pytest.mark.parametrize("field", ["lastEvent { seq eventType message timestamp }", "history { seq }"])
+async def test_the_log_of_a_task_that_is_deleted_ends_no_stream(serving: Serving, field: str) -> None:
+    query = f"subscription {{ tasksUpdated {{ type task {{ id seq updatedAt {field} }} events {{ seq }} }} }}"
+    async with serving() as api, api.socket(key=api.admin_key) as socket:
+        await api.create("T")
+        watching = await watch(socket, query=query)
+        await api.ask('mutation { delete(taskId: "T") }')
+        update = await told(socket, watching)
+        task = update["task"]
+        assert (update["type"], task["id"], task["seq"], update["events"]) == ("DELETE", "T", 1, [])
+        if "history" in task:
+            assert task["history"] == []
+        else:
+            gone = {"seq": 1, "eventType": "LOG", "message": "The task was deleted, and its log with it."}
+            assert task["lastEvent"] == {**gone, "timestamp": task["updatedAt"]}
+        # The stream goes on, and another task of that ID is another.
+        await api.create("T")
+        update = await told(socket, watching)
+        assert (update["type"], update["task"]["id"]) == ("EVENT", "T")
+
+
+async def test_an_update_says_nothing_of_the_task_that_came_after_its_own(serving: Serving) -> None:
+    query = "subscription { tasksUpdated { type task { id seq lastEvent { message } history { message } } } }"
+    async with serving() as api, api.socket(key=api.admin_key) as socket:
+        await api.create("T")
+        watching = await watch(socket, query=query)
+        # In one request: both are told in the same round, when the new task is there.
+        await api.ask('mutation { delete(taskId: "T") create(taskId: "T", metadata: 1) { id } }')
+        while (update := await told(socket, watching))["type"] == "DELETE":
+            assert update["task"]["history"] == []
+        assert [event["message"] for event in update["task"]["history"]] == ["Task created"]

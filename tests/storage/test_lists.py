@@ -125,6 +125,11 @@ def test_what_an_object_contains_is_what_postgresql_says(database: str) -> None:
         @example({"a": float(2**62)}, {"a": float(2**62)})
         @example({"a": [{"b": 1, "c": 2}]}, {"a": [{"b": 1}]})
         @example({"a": True}, {"a": 1})
+        @example({"a": [True, "1", None]}, {"a": [1]})
+        @example({"a": [1, True]}, {"a": [1.0, True]})
+        @example({"a": [{"b": [0]}, [0], 0]}, {"a": [0, [0], {"b": [0]}]})
+        @example({"a": [[]]}, {"a": [[], {}]})
+        @example({"a": [2**62, 0.5]}, {"a": [2**62, 0.5]})
         @example({"a": None}, {"a": None})
         @example({}, {"a": None})
         def holds(whole: Any, part: dict[str, Any]) -> None:
@@ -266,6 +271,10 @@ def test_the_bounds_of_a_filter() -> None:
     with pytest.raises(BadInput) as refused:
         Filter(metadata=metadata_json({str(number): number for number in range(METADATA_VALUES_MAX)}))
     assert str(refused.value) == "metadata must hold at most 64 values, got 65."
+    Filter(metadata=metadata_json({"a": [{}] * 4 + [1], "b": {"c": [[[]], [[]]]}}))
+    with pytest.raises(BadInput) as refused:
+        Filter(metadata=metadata_json({"a": [{}] * 5, "b": {"c": [[[]], [[]]]}}))
+    assert str(refused.value) == "metadata must hold at most 8 objects and lists in its lists, got 9."
     for wrong in cast(tuple[Any, ...], (1, [], "a", True)):
         with pytest.raises(BadInput, match="metadata must be an object"):
             Filter(metadata=metadata_json(wrong))

@@ -390,6 +390,24 @@ async def test_filters_are_counted_and_bounded(monkeypatch: pytest.MonkeyPatch) 
     assert hub.filters == 0
 
 
+async def test_filters_that_look_into_metadata_take_turns_with_everybody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    filters = 20
+    # Each turn is over when it begins.
+    monkeypatch.setattr(live, "TURN_S", -1.0)
+    hub = LiveLists(Feed())
+    watches = [await hub.watch(Filter(metadata=Json(f'{{"a": [{number}]}}'))) for number in range(filters)]
+    telling = asyncio.create_task(hub.hear([change(metadata=Json('{"a": [0, 7]}'))]))
+    turns = 0
+    while not telling.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert turns >= filters
+    for number, watch in enumerate(watches):
+        watch.begin_round()
+        assert (await watch.fetch() is not None) is (number in (0, 7))
+        watch.close()
+
+
 async def test_what_changed_lately_is_found_by_the_index_of_times(database: str) -> None:
     await execute(
         database,

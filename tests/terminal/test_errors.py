@@ -92,6 +92,24 @@ def test_what_the_server_refuses(shell: Shell, task: str) -> None:
     assert_one_sentence(shell("create", "-t", ""), Exit.REFUSED, "tag")
 
 
+def test_what_an_error_quotes_is_shown_and_not_obeyed(shell: Shell) -> None:
+    obeyed, shown = "T\x1b]0;pwn\x07\x9b2J\u202e", "T\\x1b]0;pwn\\x07\\x9b2J\\x202e"
+    assert_one_sentence(shell("show", obeyed), Exit.NOT_FOUND, shown)
+    assert_one_sentence(shell("complete", obeyed), Exit.NOT_FOUND, shown)
+    assert shown in shell("create", "--start-at", obeyed, code=Exit.USAGE).err
+    with answering(200, b'{"errors": [{"message": "\\u001b[2J\\u202e", "extensions": {"code": "FORBIDDEN"}}]}') as url:
+        assert_one_sentence(shell("list", "--url", url), Exit.NO_PERMISSION, r"\x1b[2J\x202e.")
+    retryable = b'{"errors": [{"message": "\\u001b[2J", "extensions": {"code": "UNAVAILABLE", "retryable": true}}]}'
+    with answering(200, retryable) as url, shell.type("list", "--url", url, "--patience", "1") as typed:
+        typed.until(r"trying for 1 s (\x1b[2J)")
+
+
+def test_what_is_no_text_is_refused_before_it_is_sent(shell: Shell) -> None:
+    assert_one_sentence(shell("create", "-m", '"\\ud800"'), Exit.REFUSED, "valid Unicode")
+    # As it comes from a shell with another encoding.
+    assert_one_sentence(shell("show", "\udcff"), Exit.REFUSED, "valid Unicode")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -162,6 +180,8 @@ def answering(status: int, body: bytes) -> Iterator[str]:
         (200, b"<html>", Exit.NO_API),
         (404, b"{}", Exit.NO_API),
         (200, b"[]", Exit.NO_API),
+        (200, b'{"data": "\xff"}', Exit.NO_API),
+        (200, b"[" * 100_000, Exit.NO_API),
         (502, b"Bad Gateway", Exit.UNREACHABLE),
         (
             200,

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import textwrap
 
 import pytest
 from typer.core import TyperGroup
@@ -83,6 +84,35 @@ def test_commands_options_and_tasks_are_completed(shell: Shell) -> None:
     assert task_id in complete(shell, "spectral-notify watch complete-me-")
     nowhere = shell.with_(SPECTRAL_URL="http://127.0.0.1:1")
     assert complete(nowhere, "spectral-notify watch complete-me-") == []
+
+
+def test_no_task_is_offered_to_a_shell_that_would_read_more_in_it_than_a_word(shell: Shell) -> None:
+    begun = f"tab-{os.getpid()}"
+    plain = [f"{begun}-a.b,c:d@e%f+g/h=i_1", f"{begun}-čeština"]
+    # zsh evaluates what it is offered: a backslash undoes how typer quotes the rest.
+    hostile = [
+        ";id", "$(id)", "`id`", r"\$(id)", r"\`id`", "'id'", '"id"', "|id", "&id", "<id", ">id", "(id)", "*", "?",
+        "[a]", "{a,b}", "!id", "#id", " id", "~", "^", "\x1b[2J", "\u202eid", "\u00a0id",
+    ]  # fmt: skip
+    for task_id in plain:
+        shell("create", task_id, code=0)
+    script = f"""
+        import asyncio
+        from terminal.documents import CREATE
+        from terminal.place import find_place
+        from terminal.session import Session
+        async def main():
+            session = Session(find_place(None), 10)
+            for task_id in {[*(begun + end for end in hostile), f"--url=http://{begun}", f"={begun}"]!r}:
+                await session.ask(CREATE, taskId=task_id)
+            await session.close()
+        asyncio.run(main())
+    """
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], env=dict(shell.environment), cwd=TOP, check=True, timeout=60
+    )
+    assert sorted(complete(shell, f"spectral-notify watch {begun}")) == sorted(plain)
+    assert not any(begun in task_id for task_id in complete(shell, "spectral-notify watch -"))
 
 
 def test_every_document_is_valid() -> None:
