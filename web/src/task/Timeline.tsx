@@ -23,7 +23,8 @@ export function Timeline({ log }: { log: EventLog }) {
   const box = useRef<HTMLDivElement>(null);
   const size = log.size;
   const length = Math.min(size, EVENTS_MAX);
-  const seqAt = (index: number): number => (order === "newest" ? size - index : index + 1);
+  // The same function while nothing has changed: with another one all heights are added up anew.
+  const seqAt = useCallback((index: number) => (order === "newest" ? size - index : index + 1), [order, size]);
   const rows = useWindowVirtualizer({
     count: length,
     estimateSize: () => ROW,
