@@ -18,6 +18,8 @@ export interface ConnectOptions {
   readonly credential?: () => string | null | Promise<string | null>;
   /** How often a credential that ends is renewed over the open socket. Without it, it is not. */
   readonly renewEveryMs?: number;
+  /** So long the socket stays open when nothing is subscribed any more, for what comes next. Without it, not at all. */
+  readonly closeAfterMs?: number;
   /** The class of the socket, where none is built in. */
   readonly webSocketImpl?: unknown;
 }
@@ -29,7 +31,7 @@ export interface Connection extends Client {
 }
 
 /** Connect when something is subscribed, and again for as long as something is. */
-export function connect({ url, credential, renewEveryMs, webSocketImpl }: ConnectOptions): Connection {
+export function connect({ url, credential, renewEveryMs, closeAfterMs = 0, webSocketImpl }: ConnectOptions): Connection {
   let socket: WebSocket | null = null;
   let pongDue: ReturnType<typeof setTimeout> | undefined;
   let renewals: ReturnType<typeof setInterval> | undefined;
@@ -45,6 +47,7 @@ export function connect({ url, credential, renewEveryMs, webSocketImpl }: Connec
     webSocketImpl,
     connectionParams: authorization,
     connectionAckWaitTimeout: GREETING_WITHIN_MS,
+    lazyCloseTimeout: closeAfterMs,
     keepAlive: PING_EVERY_MS,
     retryAttempts: Infinity,
     retryWait: (attempt) => new Promise((resolve) => setTimeout(resolve, pauseMs(attempt))),

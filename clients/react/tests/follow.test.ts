@@ -221,6 +221,18 @@ await test("the first who listens begins, the last who goes pauses", async () =>
   assert.equal(follower.view().connection, "paused");
 });
 
+await test("a socket that stays for a while is there for who comes next", async () => {
+  await using server = await ScriptedServer.start();
+  const client = connect({ url: server.url, webSocketImpl: WebSocket, closeAfterMs: 60_000 });
+  const leave = followTask(client, "T").listen(() => undefined);
+  await server.subscribed();
+  leave();
+  followTask(client, "U").listen(() => undefined);
+  await server.subscribed();
+  assert.equal(server.greetings.length, 1);
+  client.terminate();
+});
+
 await test("what is called back may pause", async () => {
   await using server = await ScriptedServer.start();
   const watching = new Watching(server);

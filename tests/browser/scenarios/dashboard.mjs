@@ -188,6 +188,51 @@ export async function a_restart_leaves_no_gap_and_no_duplicate(stage) {
 }
 
 /** @param {Stage} stage */
+export async function what_changes_before_the_subscription_has_begun_is_read(stage) {
+  const { page, graphql } = stage;
+  await createTask(stage, "T-1");
+  // A slow way to the server: what is subscribed to does not arrive yet.
+  /** @type {(() => void)[]} */
+  const held = [];
+  let holds = true;
+  const both = new Promise((done) => {
+    void page.routeWebSocket(/graphql/, (socket) => {
+      const server = socket.connectToServer();
+      socket.onMessage((message) => {
+        if (!holds || JSON.parse(String(message)).type !== "subscribe") return server.send(message);
+        // The subscription, and the page that is asked for behind it.
+        if (held.push(() => server.send(message)) === 2) done(null);
+      });
+    });
+  });
+  await open(stage);
+  await both;
+  await row(page, "T-1").getByText("Pending").waitFor();
+  await liveMark(page, "Behind");
+  await graphql('mutation { updateProgress(taskId: "T-1", progress: 42) { id } }');
+  holds = false;
+  held.forEach((send) => send());
+  await row(page, "T-1").getByText("42%", { exact: true }).waitFor();
+  await liveMark(page, "Live");
+}
+
+/** @param {Stage} stage */
+export async function one_socket_serves_the_list_and_its_tasks(stage) {
+  const { page, graphql } = stage;
+  await createTask(stage, "T-1");
+  let sockets = 0;
+  page.on("websocket", () => (sockets += 1));
+  await open(stage);
+  await row(page, "T-1").getByRole("link").click();
+  await liveMark(page, "Live");
+  await page.getByRole("link", { name: "All tasks", exact: true }).click();
+  await row(page, "T-1").waitFor();
+  await graphql('mutation { updateProgress(taskId: "T-1", progress: 42) { id } }');
+  await row(page, "T-1").getByText("42%", { exact: true }).waitFor();
+  assert.equal(sockets, 1);
+}
+
+/** @param {Stage} stage */
 export async function tasks_are_created_canceled_and_deleted(stage) {
   const { page, graphql } = stage;
   await open(stage);

@@ -3,6 +3,7 @@ import { type SubmitEvent, useState } from "react";
 import { useScope } from "../api/context";
 import type { Problem } from "../api/errors";
 import { navigate, taskPath } from "../app/router";
+import { visible } from "../format/format";
 import { say } from "../ui/toast";
 import { createTask } from "./actions";
 
@@ -54,7 +55,7 @@ function Form({ onDone }: { onDone: () => void }) {
     setProblem(found);
     if (found) return;
     onDone();
-    say(`Created ${taskId}.`);
+    say(`Created ${visible(taskId)}`);
     navigate(taskPath(taskId));
   }
 

@@ -203,5 +203,7 @@ export type Viewer = ResultOf<typeof VIEWER>["viewer"];
 export type Permission = Viewer["permissions"][number];
 /** Which tasks of a list are meant, as the API takes it. */
 export type TaskFilterInput = NonNullable<VariablesOf<typeof TASKS>["filter"]>;
+/** What a page of the list is asked for with. */
+export type TaskPageVariables = VariablesOf<typeof TASKS>;
 /** What a new task is asked for. */
 export type TaskOptionsInput = NonNullable<VariablesOf<typeof CREATE>["options"]>;

@@ -9,6 +9,8 @@ export interface LiveConnection {
   client: SocketClient;
   /** The state now. */
   state: () => SocketState;
+  /** Whether the socket is open, as far as anybody knows. */
+  isOpen: () => boolean;
   /** Says whether something that is followed over the socket has more to come than was read. */
   lag: (lags: boolean) => void;
   /** Calls back at each change of the state; returns what ends that. */
@@ -17,12 +19,14 @@ export interface LiveConnection {
 
 // A server that has not answered a ping within this is behind. The client gives the socket up soon after.
 const BEHIND_MS = 2_500;
+// From one page to another the socket stays.
+const CLOSE_AFTER_MS = 10_000;
 const GOING_AWAY = 1000;
 const FORBIDDEN = 4403;
 
 /** Opens the socket when the first subscription needs it, and again for as long as one does. */
 export function connectLive(url: string, credential: string | null): LiveConnection {
-  const client = connect({ url, credential: () => credential });
+  const client = connect({ url, credential: () => credential, closeAfterMs: CLOSE_AFTER_MS });
   const listeners = new Set<() => void>();
   let state: SocketState = "idle";
   let lags = false;
@@ -55,6 +59,7 @@ export function connectLive(url: string, credential: string | null): LiveConnect
   return {
     client,
     state: () => (state === "live" && lags ? "behind" : state),
+    isOpen: () => state === "live" || state === "behind",
     lag: (now) => {
       if (now === lags) return;
       lags = now;

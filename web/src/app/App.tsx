@@ -3,7 +3,7 @@ import { Provider, useQuery } from "urql";
 import { createApi } from "../api/client";
 import { may, ScopeContext, useScope } from "../api/context";
 import { VIEWER } from "../api/documents";
-import { problemOf } from "../api/errors";
+import { type Problem, problemOf } from "../api/errors";
 import { ListPage } from "../list/ListPage";
 import { credential, onSessionChange, signOut } from "../session/session";
 import { SignIn } from "../session/SignIn";
@@ -37,17 +37,19 @@ function Session({ api, held }: { api: ReturnType<typeof createApi>; held: strin
 
   const viewer = data?.viewer;
   const scope = useMemo(() => (viewer ? { api, viewer } : null), [api, viewer]);
-  if (scope) {
-    return (
-      <ScopeContext value={scope}>
-        <a className="skip" href="#main">
-          Skip to the content
-        </a>
-        <Header />
-        <Pages held={held} />
-      </ScopeContext>
-    );
-  }
+  return (
+    <ScopeContext value={scope}>
+      <a className="skip" href="#main">
+        Skip to the content
+      </a>
+      <Header />
+      {scope ? <Pages held={held} /> : <Stranger held={held} problem={problem} again={ask} />}
+    </ScopeContext>
+  );
+}
+
+/** What is there before the server has said who looks. */
+function Stranger({ held, problem, again }: { held: string | null; problem: Problem | null; again: () => void }) {
   if (held && problem && (problem.kind === "unauthenticated" || problem.kind === "refused")) {
     return <SignIn reason={problem.message} openById={false} />;
   }
@@ -58,7 +60,7 @@ function Session({ api, held }: { api: ReturnType<typeof createApi>; held: strin
           tone="bad"
           title={problem.kind === "unreachable" ? "The server cannot be reached" : "The server is in trouble"}
           action={
-            <button type="button" className="button" onClick={() => ask()}>
+            <button type="button" className="button" onClick={again}>
               Try now
             </button>
           }

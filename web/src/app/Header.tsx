@@ -1,6 +1,7 @@
 import { Menu } from "@base-ui/react/menu";
-import { useState } from "react";
-import { useScope } from "../api/context";
+import { use, useState } from "react";
+import { ScopeContext } from "../api/context";
+import type { Viewer } from "../api/documents";
 import { signOut } from "../session/session";
 import { chooseTheme, type Theme, THEMES, useTheme } from "../theme/theme";
 import { Brand, Check, Contrast, Person, Question } from "../ui/icons";
@@ -10,9 +11,9 @@ import { useShortcut } from "./shortcuts";
 
 const WORDS: Record<Theme, string> = { system: "As the system", light: "Light", dark: "Dark" };
 
-/** The bar above every page. */
+/** The bar above every page, also while nobody knows yet who looks. */
 export function Header() {
-  const { viewer } = useScope();
+  const viewer = use(ScopeContext)?.viewer;
   const [help, setHelp] = useState(false);
   useShortcut("?", () => setHelp(true));
   return (
@@ -22,7 +23,7 @@ export function Header() {
         <span className="brand-name">spectral-notify</span>
       </Link>
       <nav className="header-nav" aria-label="Main">
-        {!viewer.taskId && <Link href="/">Tasks</Link>}
+        {!viewer?.taskId && <Link href="/">Tasks</Link>}
         <a href="/graphql">Explorer</a>
       </nav>
       <div className="header-tools">
@@ -36,7 +37,7 @@ export function Header() {
           <Question />
         </button>
         <ThemeMenu />
-        <ViewerMenu />
+        {viewer && <ViewerMenu viewer={viewer} />}
       </div>
       <Help open={help} onOpenChange={setHelp} />
     </header>
@@ -72,8 +73,7 @@ function ThemeMenu() {
   );
 }
 
-function ViewerMenu() {
-  const { viewer } = useScope();
+function ViewerMenu({ viewer }: { viewer: Viewer }) {
   const name = viewer.name ?? (viewer.authenticated ? "Signed in" : "Not signed in");
   return (
     <Menu.Root modal={false}>

@@ -9,7 +9,7 @@ export function Help({ open, onOpenChange }: { open: boolean; onOpenChange: (ope
         <Dialog.Backdrop className="backdrop" />
         <Dialog.Popup className="dialog">
           <Dialog.Title className="dialog-title">Help</Dialog.Title>
-          <dl className="keys">
+          <dl className="keys" aria-label="Shortcuts">
             {SHORTCUTS.map(({ keys, what }) => (
               <div key={what}>
                 <dt>

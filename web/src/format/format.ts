@@ -23,6 +23,11 @@ export function duration(ms: number): string {
   return `${Math.floor(ms / DAY)} d`;
 }
 
+/** How long ago, in one unit, where there is little room: `now`, `59 min ago`, `2 h ago`. */
+export function ago(iso: string, now: number): string {
+  return relative(iso, now).replace(/( h) \d+ min/, "$1");
+}
+
 /** How long ago, or how long until: `now`, `45 s ago`, `in 3 min`. Clocks may differ by a little. */
 export function relative(iso: string, now: number): string {
   const distance = now - Date.parse(iso);
@@ -49,6 +54,21 @@ export function dateTime(iso: string): string {
 export function shortDateTime(iso: string, now: number): string {
   const at = new Date(iso);
   return (at.getFullYear() === new Date(now).getFullYear() ? thisYear : exact).format(at);
+}
+
+/** An ID with what cannot be seen written out, so that two that look alike do not pass for each other. */
+export function visible(id: string): string {
+  return id.replace(UNSEEN, (found) =>
+    [...found].map((one) => (one === " " ? "\u2423" : `\u27e8U+${hex(one)}\u27e9`)).join(""),
+  );
+}
+
+// Characters without a width or that turn others around, but not those that join letters or emoji; spaces at an end, or
+// several.
+const UNSEEN = /[\p{Cc}\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]+|^ +| +$| {2,}/gu;
+
+function hex(character: string): string {
+  return (character.codePointAt(0) ?? 0).toString(16).toUpperCase().padStart(4, "0");
 }
 
 /** A number with its thousands apart. */

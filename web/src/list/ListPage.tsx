@@ -76,9 +76,13 @@ function Rows({ query, filter, onChange, onCreate }: RowsProps) {
   }
   return (
     <>
-      <ThroughputPanel throughput={throughput} />
       {problem && <Strip action={tryNow}>What is shown may be old. {problem.message}</Strip>}
-      {ids.length > 0 && <TaskTable kept={kept} />}
+      {ids.length > 0 && (
+        <>
+          <ThroughputPanel throughput={throughput} />
+          <TaskTable kept={kept} />
+        </>
+      )}
       {ids.length === 0 && isNarrow(filter) && (
         <Notice
           title="No task is meant by this filter"

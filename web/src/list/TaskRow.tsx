@@ -1,6 +1,7 @@
 import { memo, useCallback, useSyncExternalStore } from "react";
 import type { TaskSummary } from "../api/documents";
 import { Link, taskPath } from "../app/router";
+import { visible } from "../format/format";
 import { Ago, ProgressBar, StatusMark } from "../ui/parts";
 import type { TaskList } from "./store";
 
@@ -25,6 +26,7 @@ export const TaskRow = memo(function TaskRow({ list, id, index, top, height }: T
       role="row"
       aria-rowindex={index + 2}
       data-index={index}
+      data-status={task.status}
       data-task-id={task.taskId}
       style={{ transform: `translateY(${top}px)`, height }}
     >
@@ -33,7 +35,7 @@ export const TaskRow = memo(function TaskRow({ list, id, index, top, height }: T
       </span>
       <span role="cell" className="cell-task">
         <Link href={taskPath(task.taskId)} className="row-link mono" title={task.taskId}>
-          {task.taskId}
+          {visible(task.taskId)}
         </Link>
         {task.tags.length > 0 && (
           <span className="tags" title={task.tags.join(", ")}>
@@ -42,7 +44,7 @@ export const TaskRow = memo(function TaskRow({ list, id, index, top, height }: T
                 {tag}
               </span>
             ))}
-            {task.tags.length > TAGS && <span className="tag">+{task.tags.length - TAGS}</span>}
+            {task.tags.length > TAGS && <span className="tag tag-more">+{task.tags.length - TAGS}</span>}
           </span>
         )}
       </span>
@@ -56,7 +58,7 @@ export const TaskRow = memo(function TaskRow({ list, id, index, top, height }: T
         <Queue task={task} />
       </span>
       <span role="cell" className="cell-age">
-        <Ago time={task.updatedAt} />
+        <Ago time={task.updatedAt} brief />
       </span>
     </div>
   );

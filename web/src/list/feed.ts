@@ -1,6 +1,6 @@
 import { stringifyDocument } from "@urql/core";
 import type { Api } from "../api/client";
-import { TASKS, TASKS_UPDATED, type TaskSummary, type TaskSummaryUpdate } from "../api/documents";
+import { type TaskPageVariables, TASKS, TASKS_UPDATED, type TaskSummary, type TaskSummaryUpdate } from "../api/documents";
 import { type Problem, problemOf, problemOfEnd } from "../api/errors";
 import { type ListFilter, filterToInput } from "./filter";
 import { type Batch, type Page, TaskList } from "./store";
@@ -21,9 +21,19 @@ const FLUSH_MS = 250;
 // However seldom a hidden page is let run.
 const WAITING_MAX = 5_000;
 const RETRY_MS = 3_000;
-// A subscription has reached the server by then; what is read afterwards has all that it will not tell.
-const SUBSCRIBED_MS = 100;
+// Whoever could not keep up does not come back at once.
+const OUTDATED_MS = 100;
 const LIVE_DOCUMENT = stringifyDocument(TASKS_UPDATED);
+const PAGE_DOCUMENT = stringifyDocument(TASKS);
+
+/** What came of asking for a page: one of the two, or nothing when nobody waits for it any more. */
+interface Answer {
+  page?: Page | undefined;
+  problem?: Problem | undefined;
+}
+
+/** A way to ask for a page. */
+type Ask = (variables: TaskPageVariables) => Promise<Answer>;
 
 /** Reads pages into a list and keeps what was read live. It does so while it is started. */
 export class ListFeed {
@@ -39,6 +49,7 @@ export class ListFeed {
   #flushed = 0;
   // Answers that come after a stop, or after a later reading from the top, are for nobody.
   #reading = 0;
+  #forgetAsked: () => void = () => undefined;
 
   constructor(api: Api, filter: ListFilter, onBatch: (batch: Batch) => void) {
     this.#api = api;
@@ -60,20 +71,15 @@ export class ListFeed {
   start(): () => void {
     const { client } = this.#api.live;
     let unsubscribe = this.#subscribe();
-    // What changed while there was no subscription is read again, once there is one.
-    const readSoon = (): void => {
-      this.#api.live.lag(true);
-      clearTimeout(this.#retry);
-      this.#retry = setTimeout(() => void this.readTop(), SUBSCRIBED_MS);
-    };
-    const forget = client.on("connected", readSoon);
+    const forget = client.on("connected", () => this.#catchUp());
     this.#resubscribe = () => {
       unsubscribe();
       unsubscribe = this.#subscribe();
-      readSoon();
+      this.#catchUp();
     };
-    if (this.list.view().loaded) readSoon();
-    else void this.readTop();
+    if (this.#api.live.isOpen()) this.#catchUp();
+    // A page by a request of its own is here before a socket is open.
+    else if (!this.list.view().loaded) void this.readTop();
     return () => {
       forget();
       this.#api.live.lag(false);
@@ -82,24 +88,41 @@ export class ListFeed {
       clearTimeout(this.#retry);
       this.#timer = undefined;
       this.#reading += 1;
+      this.#forgetAsked();
+      this.list.expect(false);
       this.#resubscribe = () => undefined;
       this.#become({ reading: false });
     };
   }
 
   /** Reads as much as there is already, anew, from the top. */
-  async readTop(): Promise<void> {
+  readTop(): Promise<void> {
+    return this.#readTop(this.#byRequest);
+  }
+
+  /**
+   * Reads anew what may have changed while nothing was told. Operations of a socket begin in the order in which they are
+   * sent, so the subscription has begun when the first page is answered that was asked for after it.
+   */
+  #catchUp(): void {
+    this.#api.live.lag(true);
+    void this.#readTop(this.#bySocket);
+  }
+
+  async #readTop(way: Ask): Promise<void> {
+    let ask = way;
     const first = Math.min(PAGE_MAX, Math.max(PAGE, this.list.view().ids.length));
     let above: TaskSummary | null = null;
     let after: string | null = null;
     for (;;) {
-      const page = await this.#read(first, after);
+      const page = await this.#read(ask, first, after);
       if (!page) return;
       this.list.refresh(page, above);
       const last = page.edges.at(-1);
       if (!last || !page.pageInfo.hasNextPage || !this.list.reachesBelow(last.node)) break;
       above = last.node;
       after = last.cursor;
+      ask = this.#byRequest;
     }
     this.#api.live.lag(false);
   }
@@ -107,27 +130,45 @@ export class ListFeed {
   /** Reads the next page. */
   async readMore(): Promise<void> {
     if (this.#state.reading || !this.list.view().hasMore) return;
-    const page = await this.#read(PAGE * 2, this.list.cursor);
+    const page = await this.#read(this.#byRequest, PAGE * 2, this.list.cursor);
     if (page) this.list.append(page);
   }
 
   #resubscribe: () => void = () => undefined;
 
-  async #read(first: number, after: string | null): Promise<Page | null> {
+  async #read(ask: Ask, first: number, after: string | null): Promise<Page | null> {
     const mine = ++this.#reading;
     clearTimeout(this.#retry);
+    this.#forgetAsked();
+    this.list.expect(true);
     this.#become({ reading: true });
-    const { data, error } = await this.#api.query
-      .query(TASKS, { first, after, filter: filterToInput(this.#filter) })
-      .toPromise();
+    const { page, problem } = await ask({ first, after, filter: filterToInput(this.#filter) });
     if (mine !== this.#reading) return null;
-    const problem = error ? problemOf(error) : null;
-    this.#become({ reading: false, problem });
+    this.#become({ reading: false, problem: problem ?? null });
+    if (page) return page;
+    this.list.expect(false);
     if (problem?.kind === "unreachable" || problem?.kind === "failed") {
       this.#retry = setTimeout(() => void this.readTop(), RETRY_MS);
     }
-    return data && !problem ? data.tasks : null;
+    return null;
   }
+
+  #byRequest: Ask = async (variables) => {
+    const { data, error } = await this.#api.query.query(TASKS, variables).toPromise();
+    return error ? { problem: problemOf(error) } : { page: data?.tasks };
+  };
+
+  #bySocket: Ask = (variables) =>
+    new Promise((resolve) => {
+      this.#forgetAsked = this.#api.live.client.subscribe<{ tasks: Page }>(
+        { query: PAGE_DOCUMENT, variables },
+        {
+          next: ({ data, errors }) => resolve(data ? { page: data.tasks } : { problem: problemOfEnd(errors) }),
+          error: (error) => resolve({ problem: problemOfEnd(error) }),
+          complete: () => resolve({}),
+        },
+      );
+    });
 
   #subscribe(): () => void {
     return this.#api.live.client.subscribe<{ tasksUpdated: TaskSummaryUpdate }>(
@@ -152,7 +193,7 @@ export class ListFeed {
     }
     // More changed than could wait for this page, or the server has trouble: begin anew.
     clearTimeout(this.#retry);
-    this.#retry = setTimeout(() => this.#resubscribe(), problem.kind === "outdated" ? SUBSCRIBED_MS : RETRY_MS);
+    this.#retry = setTimeout(() => this.#resubscribe(), problem.kind === "outdated" ? OUTDATED_MS : RETRY_MS);
   }
 
   #take(update: TaskSummaryUpdate): void {

@@ -136,3 +136,52 @@ describe("pages", () => {
     expect(list.view().ids).toEqual([]);
   });
 });
+
+describe("a page that was asked for before what was told meanwhile", () => {
+  test("takes nothing away that came after it", () => {
+    const list = listOf([B]);
+    list.expect(true);
+    list.push(update(A));
+    list.flush();
+    list.refresh(page([B]), null);
+    expect(list.view().ids).toEqual(["a", "b"]);
+  });
+
+  test("brings nothing back that has gone after it", () => {
+    const list = listOf([A, B], true);
+    list.expect(true);
+    list.push(update(B, "DELETE"));
+    list.push(update(C, "DELETE"));
+    list.flush();
+    list.append(page([B, C]));
+    expect(list.view().ids).toEqual(["a"]);
+  });
+
+  test("brings nothing back that has left the filter after it", () => {
+    const list = listOf([A, B], false, { ...EVERYTHING, status: ["PENDING"] });
+    list.expect(true);
+    list.push(update({ ...A, seq: 2, status: "SUCCESS" }));
+    list.flush();
+    list.refresh(page([A, B]), null);
+    expect(list.view().ids).toEqual(["b"]);
+  });
+
+  test("brings what was told of its part before it was there", () => {
+    const list = listOf([A], true);
+    list.expect(true);
+    list.push(update({ ...B, seq: 2 }));
+    list.flush();
+    list.append(page([C]));
+    expect(list.view().ids).toEqual(["a", "b", "c"]);
+  });
+
+  test("has no say in the next", () => {
+    const list = listOf([A, B]);
+    list.expect(true);
+    list.push(update(A, "DELETE"));
+    list.flush();
+    list.expect(false);
+    list.refresh(page([A, B]), null);
+    expect(list.view().ids).toEqual(["a", "b"]);
+  });
+});

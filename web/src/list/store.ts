@@ -51,6 +51,8 @@ export class TaskList {
   readonly #waiting = new Map<string, TaskSummaryUpdate>();
   readonly #rowListeners = new Map<string, Set<() => void>>();
   readonly #viewListeners = new Set<() => void>();
+  // What was told while a page is on its way, which may be from before. Null when none is.
+  #told: Map<string, TaskSummaryUpdate> | null = null;
   #order: string[] = [];
   #view: ListView = { ids: [], hasMore: false, loaded: false };
 
@@ -89,10 +91,16 @@ export class TaskList {
     return null;
   }
 
+  /** Says that a page is asked for, or that it will not come: what is told until it comes, is newer than it. */
+  expect(page: boolean): void {
+    this.#told = page ? new Map() : null;
+  }
+
   /** Adds a page at the end. */
   append(page: Page): void {
     for (const { node, cursor } of page.edges) this.#put(node, cursor);
     this.#arrange(page.pageInfo.hasNextPage);
+    this.#retell();
   }
 
   /** Takes a page that was read anew, below a task or at the top: what it does not hold, though it should, is gone. */
@@ -101,10 +109,11 @@ export class TaskList {
     const last = page.pageInfo.hasNextPage ? page.edges.at(-1)?.node : undefined;
     for (const [id, { task }] of this.#rows) {
       const covered = (!above || isBefore(above, task)) && (!last || isBefore(task, last));
-      if (covered && !present.has(id) && !this.#waiting.has(id)) this.#rows.delete(id);
+      if (covered && !present.has(id) && !this.#waiting.has(id) && !this.#told?.has(id)) this.#rows.delete(id);
     }
     for (const { node, cursor } of page.edges) this.#put(node, cursor);
     this.#arrange(last && this.reachesBelow(last) ? this.#view.hasMore : last !== undefined);
+    this.#retell();
   }
 
   /** Whether there are rows below a task. */
@@ -125,24 +134,41 @@ export class TaskList {
   flush(): Batch {
     const batch: Batch = { events: 0, succeeded: 0, failed: 0 };
     let moved = false;
-    for (const { type, task } of this.#waiting.values()) {
-      const row = this.#rows.get(task.id);
-      if (type !== "DELETE") count(batch, task, row?.task);
-      if (type === "DELETE" || !matches(this.#filter, task)) {
-        if (row && (type === "DELETE" || isNewer(task, row.task))) moved = this.#rows.delete(task.id) || moved;
-      } else if (row) {
-        if (!isNewer(task, row.task)) continue;
-        moved ||= task.createdAt !== row.task.createdAt;
-        row.task = task;
-        this.#tell(task.id);
-      } else if (this.#belongs(task)) {
-        this.#rows.set(task.id, { task, cursor: null });
-        moved = true;
-      }
+    for (const [id, update] of this.#waiting) {
+      if (update.type !== "DELETE") count(batch, update.task, this.#rows.get(id)?.task);
+      this.#told?.set(id, update);
+      moved = this.#take(update) || moved;
     }
     this.#waiting.clear();
     if (moved) this.#arrange(this.#view.hasMore);
     return batch;
+  }
+
+  /** Takes a message into the rows; answers whether that changes their order. */
+  #take({ type, task }: TaskSummaryUpdate): boolean {
+    const row = this.#rows.get(task.id);
+    if (type === "DELETE" || !matches(this.#filter, task)) {
+      const goes = row && (type === "DELETE" ? row.task.createdAt <= task.createdAt : isNewer(task, row.task));
+      return goes ? this.#rows.delete(task.id) : false;
+    }
+    if (!row) {
+      if (!this.#belongs(task)) return false;
+      this.#rows.set(task.id, { task, cursor: null });
+      return true;
+    }
+    if (!isNewer(task, row.task)) return false;
+    const moved = task.createdAt !== row.task.createdAt;
+    row.task = task;
+    this.#tell(task.id);
+    return moved;
+  }
+
+  /** Takes once more what was told while the page that is here now was on its way. */
+  #retell(): void {
+    let moved = false;
+    for (const update of this.#told?.values() ?? []) moved = this.#take(update) || moved;
+    this.#told = null;
+    if (moved) this.#arrange(this.#view.hasMore);
   }
 
   #put(task: TaskSummary, cursor: string): void {

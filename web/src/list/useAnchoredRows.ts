@@ -1,5 +1,5 @@
 import { useWindowVirtualizer } from "@tanstack/react-virtual";
-import { type RefObject, useEffect, useLayoutEffect, useRef, useState } from "react";
+import { type RefObject, useCallback, useEffect, useLayoutEffect, useRef, useState } from "react";
 
 /** Rows of one height in a window that scrolls, which stay where they are while others come and go above them. */
 export function useAnchoredRows(box: RefObject<HTMLElement | null>, ids: readonly string[], height: number) {
@@ -12,7 +12,8 @@ export function useAnchoredRows(box: RefObject<HTMLElement | null>, ids: readonl
     scrollMargin: margin,
     // What sticks to the top covers nothing that was scrolled to.
     scrollPaddingStart: 96,
-    getItemKey: (index) => ids[index] ?? index,
+    // The same function while nothing has changed: with another one all heights are added up anew.
+    getItemKey: useCallback((index: number) => ids[index] ?? index, [ids]),
   });
 
   // What is above the rows may change its height, as when a chart is folded away.

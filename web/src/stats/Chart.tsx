@@ -5,7 +5,12 @@ import { useDark } from "../theme/theme";
 import type { Columns } from "./throughput";
 
 const HEIGHT = 120;
-const minute = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+// Labels are this far apart, in seconds; the narrowest for which there is room.
+const LABELS = [15, 30, 60, 120];
+const ROOM = 72;
+const time = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" } as const;
+const minute = new Intl.DateTimeFormat(undefined, time);
+const second = new Intl.DateTimeFormat(undefined, { ...time, second: "2-digit" });
 
 /** Draws the columns. What it shows is said in words beside it. */
 export default function Chart({ columns }: { columns: Columns }) {
@@ -34,7 +39,7 @@ export default function Chart({ columns }: { columns: Columns }) {
     plot.current?.setData(columns);
   }, [columns]);
 
-  return <div ref={box} role="img" aria-label="Changes, successes and failures per second over the last five minutes" />;
+  return <div ref={box} role="img" aria-label="Changes, successes and failures per second since this page was opened, in the last five minutes" />;
 }
 
 function optionsFor(element: HTMLElement): uPlot.Options {
@@ -60,8 +65,9 @@ function optionsFor(element: HTMLElement): uPlot.Options {
         ...axis,
         grid: { show: false },
         size: 24,
-        incrs: [60],
-        values: (_, times) => times.map((time) => minute.format(time * 1_000)),
+        incrs: LABELS,
+        space: ROOM,
+        values: (_, times, __, ___, step) => times.map((at) => (step < 60 ? second : minute).format(at * 1_000)),
       },
       { ...axis, grid, size: 40, space: 32 },
     ],

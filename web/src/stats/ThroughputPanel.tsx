@@ -33,7 +33,7 @@ export function ThroughputPanel({ throughput }: { throughput: Throughput }) {
       <button type="button" className="fold" aria-expanded={open} onClick={toggle}>
         <Chevron />
         Throughput
-        <span className="fold-note">as this page saw it, last 5 minutes</span>
+        <span className="fold-note">as this page saw it</span>
       </button>
       {open && (
         <>

@@ -18,7 +18,9 @@ test("where the page was not live there is a gap, and where nothing happened the
   const [times, changes] = seen.columns(START + 3 * STEP_MS);
   expect(changes.slice(-3)).toEqual([0, null, 0]);
   expect(changes.slice(0, -3).every((rate) => rate === null)).toBe(true);
-  expect(times).toHaveLength(STEPS);
+  // A minute at least, and no more than is remembered.
+  expect(times).toHaveLength(30);
+  expect(seen.columns(START + 2 * STEPS * STEP_MS)[0]).toHaveLength(STEPS);
 });
 
 test("a step that is not over is not drawn", () => {

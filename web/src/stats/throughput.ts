@@ -5,6 +5,9 @@ export const STEP_MS = 2_000;
 /** How many steps the chart remembers: five minutes. */
 export const STEPS = 150;
 
+// A page that was just opened draws this many, rather than five minutes of nothing.
+const STEPS_MIN = 30;
+
 /** The chart's columns: times in seconds, then rates per second. Null where the page was not live. */
 export type Columns = [number[], (number | null)[], (number | null)[], (number | null)[]];
 
@@ -35,11 +38,12 @@ export class Throughput {
     this.#at(now).live = true;
   }
 
-  /** What to draw: the last five minutes, without the step that is not over. */
+  /** What to draw: the time since the page was opened, of the last five minutes, without the step that is not over. */
   columns(now: number): Columns {
     const last = Math.floor(now / STEP_MS) - 1;
     const columns: Columns = [[], [], [], []];
-    for (let at = last - STEPS + 1; at <= last; at++) {
+    const from = Math.max(last - STEPS + 1, Math.min(this.#since, last - STEPS_MIN + 1));
+    for (let at = from; at <= last; at++) {
       const step = at < this.#since ? undefined : this.#steps.get(at);
       const seen = step?.live ? step : undefined;
       columns[0].push((at * STEP_MS) / 1_000);

@@ -12,6 +12,8 @@ interface EventRowProps {
   seq: number;
   event: TaskEvent | undefined;
   failed: boolean;
+  /** Whether it is the end of a task that was canceled, which is no failure. */
+  canceled: boolean;
   index: number;
   total: number;
   top: number;
@@ -24,7 +26,7 @@ interface EventRowProps {
 
 /** A line of the history, or the place of one that is being read. */
 export const EventRow = memo(function EventRow(row: EventRowProps) {
-  const { ref, seq, event, failed, index, total, top, open, today, onToggle, onAgain } = row;
+  const { ref, seq, event, failed, canceled, index, total, top, open, today, onToggle, onAgain } = row;
   const day = event && dayOf(event.timestamp);
   const long = event !== undefined && event.message.length > MESSAGE;
   const more = event !== undefined && (long || event.metadata !== null);
@@ -34,7 +36,8 @@ export const EventRow = memo(function EventRow(row: EventRowProps) {
       className="event"
       data-index={index}
       data-seq={seq}
-      data-type={event?.eventType}
+      data-type={canceled ? undefined : event?.eventType}
+      data-status={canceled ? "CANCELED" : undefined}
       aria-posinset={index + 1}
       aria-setsize={total}
       aria-busy={!event}
@@ -43,11 +46,13 @@ export const EventRow = memo(function EventRow(row: EventRowProps) {
       style={{ transform: `translateY(${top}px)` }}
     >
       <span className="event-mark">
-        <Shape kind={event?.eventType ?? "PENDING"} />
+        <Shape kind={canceled ? "CANCELED" : (event?.eventType ?? "PENDING")} />
       </span>
       {event ? (
         <div className="event-body">
-          <p className="event-message">{long && !open ? `${event.message.slice(0, MESSAGE)}…` : event.message}</p>
+          <p className={event.message.includes("\n") ? "event-message mono" : "event-message"}>
+            {long && !open ? `${event.message.slice(0, MESSAGE)}…` : event.message}
+          </p>
           <p className="event-facts">
             <time dateTime={event.timestamp} title={dateTime(event.timestamp)}>
               {day !== today && `${day}, `}
@@ -60,7 +65,7 @@ export const EventRow = memo(function EventRow(row: EventRowProps) {
             {more && (
               <button type="button" className="event-more" aria-expanded={open} onClick={() => onToggle(seq)}>
                 <Chevron />
-                {event.metadata !== null ? "Metadata" : "All of it"}
+                {long ? "All of it" : "Metadata"}
               </button>
             )}
           </p>

@@ -1,9 +1,12 @@
-import type { ReactNode } from "react";
+import { type ReactNode, useState } from "react";
 import type { TaskDetail } from "../api/documents";
 import { Link, taskPath } from "../app/router";
-import { count, shortDateTime } from "../format/format";
+import { count, shortDateTime, visible } from "../format/format";
 import { useNow } from "../format/now";
 import { Ago } from "../ui/parts";
+
+// A task may depend on a hundred.
+const TASKS = 5;
 
 /** What else is known of a task. What does not matter to it is left out. */
 export function Facts({ task }: { task: TaskDetail }) {
@@ -23,7 +26,7 @@ export function Facts({ task }: { task: TaskDetail }) {
         <Fact name="Queue">{task.queue}</Fact>
         <Fact name="Priority">{task.priority !== 0 && count(task.priority)}</Fact>
         <Fact name="Attempt">
-          {(task.attempt > 0 || task.maxAttempts > 1) && `${task.attempt} of ${task.maxAttempts}`}
+          {(task.attempt > 1 || task.maxAttempts > 1) && `${task.attempt} of ${task.maxAttempts}`}
         </Fact>
         <Fact name="Worker">{task.worker}</Fact>
         <Time name={task.stale ? "Lease ran out" : "Lease until"} at={task.leaseExpiresAt} bad={task.stale} />
@@ -35,8 +38,8 @@ export function Facts({ task }: { task: TaskDetail }) {
           </>
         )}
         <Time name="Deleted at" at={task.deleteAt} />
-        <Tasks name="Depends on" ids={task.dependsOn} />
-        <Tasks name="Waits for" ids={task.blockedBy} />
+        <Tasks name={isOpen ? "Waits for" : "Blocked by"} ids={task.blockedBy} />
+        <Tasks name="Waited for" ids={task.dependsOn.filter((id) => !task.blockedBy.includes(id))} />
       </dl>
     </section>
   );
@@ -69,16 +72,22 @@ function Time({ name, at, bad = false }: { name: string; at: string | null; bad?
 }
 
 function Tasks({ name, ids }: { name: string; ids: readonly string[] }) {
+  const [all, setAll] = useState(false);
   if (ids.length === 0) return null;
   return (
     <div>
       <dt>{name}</dt>
       <dd className="fact-tasks">
-        {ids.map((id) => (
+        {ids.slice(0, all ? ids.length : TASKS).map((id) => (
           <Link key={id} href={taskPath(id)} className="mono">
-            {id}
+            {visible(id)}
           </Link>
         ))}
+        {!all && ids.length > TASKS && (
+          <button type="button" className="more" onClick={() => setAll(true)}>
+            Show all {count(ids.length)}
+          </button>
+        )}
       </dd>
     </div>
   );

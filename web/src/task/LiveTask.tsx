@@ -1,9 +1,10 @@
 import { useTask } from "@spectral-notify/react";
-import { useCallback, useEffect, useMemo } from "react";
+import { useCallback, useEffect, useMemo, useSyncExternalStore } from "react";
 import { cancelTask, deleteTask } from "../actions/actions";
 import { may, useScope } from "../api/context";
 import { DETAIL_FIELDS, HISTORY, type TaskDetail } from "../api/documents";
 import { listPath, navigate } from "../app/router";
+import { count, visible } from "../format/format";
 import { Confirm } from "../ui/Confirm";
 import { Json } from "../ui/Json";
 import { ConnectionMark, CopyButton, Notice, ProgressBar, StatusMark, Strip } from "../ui/parts";
@@ -44,7 +45,7 @@ export function LiveTask({ first, onOther }: LiveTaskProps) {
   async function remove() {
     const problem = await deleteTask(api, taskId);
     if (problem) return problem;
-    say(`Deleted ${taskId}.`);
+    say(`Deleted ${visible(taskId)}`);
     navigate(listPath());
     return null;
   }
@@ -53,7 +54,7 @@ export function LiveTask({ first, onOther }: LiveTaskProps) {
     <>
       <div className="task-head">
         <div className="task-title">
-          <h1 className="mono">{taskId}</h1>
+          <h1 className="mono">{visible(taskId)}</h1>
           <CopyButton text={taskId} what="the task ID" />
         </div>
         <div className="task-marks">
@@ -74,13 +75,13 @@ export function LiveTask({ first, onOther }: LiveTaskProps) {
                 verb="Cancel the task"
                 act={() => cancelTask(api, taskId, task.seq)}
               >
-                <code>{taskId}</code> ends as canceled, for good. A worker that has it is told.
+                <code>{visible(taskId)}</code> ends as canceled, for good. A worker that has it is told.
               </Confirm>
             )}
             {may(viewer, "DELETE") && !viewer.taskId && (
               <Confirm label="Delete" title="Delete this task?" verb="Delete the task" act={remove}>
-                <code>{taskId}</code> and the {task.seq} {task.seq === 1 ? "event" : "events"} of its history are
-                removed, for good.
+                <code>{visible(taskId)}</code> and the {count(task.seq)} {task.seq === 1 ? "event" : "events"} of its history
+                are removed, for good.
               </Confirm>
             )}
           </div>
@@ -102,19 +103,28 @@ export function LiveTask({ first, onOther }: LiveTaskProps) {
       )}
       <section className="card task-progress" aria-label="Progress">
         <ProgressBar value={task.progress} status={task.status} />
+        {task.status === "FAILED" && <Reason log={log} seq={task.seq} />}
       </section>
       <div className="task-columns">
         <div className="task-side">
           <Facts task={task} />
-          <section className="card" aria-labelledby="metadata">
-            <h2 id="metadata">Metadata</h2>
-            {task.metadata === null ? <p className="muted">None was given.</p> : <Json value={task.metadata} />}
-          </section>
+          {task.metadata !== null && (
+            <section className="card" aria-labelledby="metadata">
+              <h2 id="metadata">Metadata</h2>
+              <Json value={task.metadata} />
+            </section>
+          )}
         </div>
-        <Timeline log={log} />
+        <Timeline log={log} status={task.status} />
       </div>
     </>
   );
+}
+
+/** Why the task failed, where the history is far below. */
+function Reason({ log, seq }: { log: EventLog; seq: number }) {
+  useSyncExternalStore(log.onChange, log.version);
+  return <p className="task-reason">{log.at(seq)?.message}</p>;
 }
 
 function readerOf(api: ReturnType<typeof useScope>["api"], task: TaskDetail) {

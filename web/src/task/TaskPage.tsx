@@ -5,6 +5,7 @@ import { TASK } from "../api/documents";
 import { type Problem, problemOf } from "../api/errors";
 import { Link, listPath, navigate } from "../app/router";
 import { useShortcut } from "../app/shortcuts";
+import { visible } from "../format/format";
 import { signOut } from "../session/session";
 import { SignIn } from "../session/SignIn";
 import { Back } from "../ui/icons";
@@ -52,7 +53,7 @@ export function TaskPage({ taskId }: { taskId: string }) {
             </button>
           }
         >
-          Nothing is known of <code>{taskId}</code>. It was never created here, or it was deleted with its history.
+          Nothing is known of <code>{visible(taskId)}</code>. It was never created here, or it was deleted with its history.
         </Notice>
       ) : (
         <Skeleton rows={6} />
@@ -92,7 +93,7 @@ function Refused({ problem, taskId, again }: { problem: Problem; taskId: string;
         )
       }
     >
-      <code>{taskId}</code>: {problem.message}
+      <code>{visible(taskId)}</code>: {problem.message}
     </Notice>
   );
 }

@@ -1,5 +1,6 @@
 import { useWindowVirtualizer } from "@tanstack/react-virtual";
 import { useCallback, useEffect, useLayoutEffect, useRef, useState, useSyncExternalStore } from "react";
+import type { TaskStatus } from "../api/documents";
 import { useShortcut } from "../app/shortcuts";
 import { count } from "../format/format";
 import { useToday } from "../format/now";
@@ -14,7 +15,7 @@ const ROW = 48;
 type Order = "newest" | "oldest";
 
 /** The history of a task: as high as all of it, with as many rows as fit on the screen. */
-export function Timeline({ log }: { log: EventLog }) {
+export function Timeline({ log, status }: { log: EventLog; status: TaskStatus }) {
   const version = useSyncExternalStore(log.onChange, log.version);
   const today = useToday();
   const [order, setOrder] = useState<Order>("newest");
@@ -23,7 +24,8 @@ export function Timeline({ log }: { log: EventLog }) {
   const box = useRef<HTMLDivElement>(null);
   const size = log.size;
   const length = Math.min(size, EVENTS_MAX);
-  const seqAt = (index: number): number => (order === "newest" ? size - index : index + 1);
+  // The same function while nothing has changed: with another one all heights are added up anew.
+  const seqAt = useCallback((index: number) => (order === "newest" ? size - index : index + 1), [order, size]);
   const rows = useWindowVirtualizer({
     count: length,
     estimateSize: () => ROW,
@@ -100,6 +102,7 @@ export function Timeline({ log }: { log: EventLog }) {
               seq={seq}
               event={log.at(seq)}
               failed={log.failed(seq)}
+              canceled={status === "CANCELED" && seq === size}
               index={index}
               total={size}
               top={start - margin}

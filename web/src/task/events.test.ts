@@ -42,6 +42,18 @@ test("only the pages that somebody looks at are read, each once", async () => {
   expect(log.at(1)).toBeUndefined();
 });
 
+test("what somebody scrolls past while two pages are read, is not read", async () => {
+  const read = reader();
+  const log = new EventLog(100_000, read);
+  log.want(1, 10);
+  log.want(1_001, 1_010);
+  log.want(2_001, 2_010);
+  await settled(log);
+  log.want(3_001, 3_010);
+  await vi.waitFor(() => expect(log.at(3_001)).toBeDefined());
+  expect(read.mock.calls.map(([after]) => after)).toEqual([0, 1_000, 3_000]);
+});
+
 test("live events make it longer, and are not read again", () => {
   const read = reader();
   const log = new EventLog(0, read);

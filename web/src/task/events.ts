@@ -5,6 +5,8 @@ export type ReadEvents = (after: number, before: number) => Promise<readonly Tas
 
 /** How many events a page of the history has. */
 export const PAGE = 200;
+// At once; whoever scrolls past 100,000 events does not ask for all of them.
+const READINGS_MAX = 2;
 
 /**
  * The history of one task, as far as somebody has looked at it.
@@ -17,6 +19,7 @@ export class EventLog {
   readonly #events = new Map<number, TaskEvent>();
   readonly #pages = new Map<number, "reading" | "failed">();
   readonly #listeners = new Set<() => void>();
+  #readings = 0;
   #version = 0;
   #size: number;
 
@@ -65,14 +68,17 @@ export class EventLog {
     this.#tell();
   }
 
-  /** Reads what is missing between two numbers, both inclusive. */
+  /**
+   * Reads what is missing between two numbers, both inclusive; what there is no room for is to be asked for at the next
+   * change, by when somebody who scrolls may look at other events.
+   */
   want(first: number, last: number, again = false): void {
     for (let page = pageOf(first); page <= pageOf(Math.min(last, this.#size)); page++) {
       const known = this.#pages.get(page);
       if (known === "reading" || (known === "failed" && !again)) continue;
       const from = Math.max(first, page * PAGE + 1);
       const to = Math.min(last, this.#size, (page + 1) * PAGE);
-      if (this.#lacks(from, to)) void this.#readPage(page);
+      if ((again || this.#readings < READINGS_MAX) && this.#lacks(from, to)) void this.#readPage(page);
     }
   }
 
@@ -82,6 +88,7 @@ export class EventLog {
   }
 
   async #readPage(page: number): Promise<void> {
+    this.#readings += 1;
     this.#pages.set(page, "reading");
     const end = Math.min(this.#size, (page + 1) * PAGE);
     try {
@@ -93,6 +100,7 @@ export class EventLog {
     } catch {
       this.#pages.set(page, "failed");
     }
+    this.#readings -= 1;
     this.#tell();
   }
 

@@ -4,6 +4,7 @@ import { Chevron } from "./icons";
 
 // A value of 256 KB may have as many items: they are shown by so many.
 const ITEMS = 100;
+const TEXT = 300;
 
 /** A JSON value as a tree that opens where one looks; what is closed costs nothing. */
 export function Json({ value, open = true }: { value: unknown; open?: boolean }) {
@@ -11,6 +12,22 @@ export function Json({ value, open = true }: { value: unknown; open?: boolean })
     <div className="json">
       <Node value={value} open={open} />
     </div>
+  );
+}
+
+function Leaf({ value }: { value: unknown }) {
+  const [all, setAll] = useState(false);
+  const text = JSON.stringify(value);
+  const cut = !all && text.length > TEXT;
+  return (
+    <>
+      <span className={`json-${value === null ? "null" : typeof value}`}>{cut ? `${text.slice(0, TEXT)}…` : text}</span>
+      {cut && (
+        <button type="button" className="more" onClick={() => setAll(true)}>
+          Show all {count(text.length)} characters
+        </button>
+      )}
+    </>
   );
 }
 
@@ -22,7 +39,7 @@ function Node({ name, value, open = false }: { name?: string; value: unknown; op
     return (
       <div className="json-leaf">
         {label}
-        <span className={`json-${value === null ? "null" : typeof value}`}>{JSON.stringify(value)}</span>
+        <Leaf value={value} />
       </div>
     );
   }

@@ -1,5 +1,5 @@
 import { type ReactNode, useEffect, useState } from "react";
-import { dateTime, relative, statusWord } from "../format/format";
+import { ago, dateTime, relative, statusWord } from "../format/format";
 import { useNow } from "../format/now";
 import { Check, Copy, Shape } from "./icons";
 
@@ -34,12 +34,12 @@ export function ProgressBar({ value, status }: { value: number; status: string }
   );
 }
 
-/** A time as its distance from now; the exact one is its title. */
-export function Ago({ time }: { time: string }) {
+/** A time as its distance from now, in one unit where it is to be brief; the exact one is its title. */
+export function Ago({ time, brief = false }: { time: string; brief?: boolean }) {
   const now = useNow();
   return (
     <time dateTime={time} title={dateTime(time)}>
-      {relative(time, now)}
+      {brief ? ago(time, now) : relative(time, now)}
     </time>
   );
 }
