@@ -26,7 +26,6 @@ _READ: Final = (
     f" {{ nodes {{ {_FIELDS} }} pageInfo {{ endCursor hasNextPage }} }} }}"
 )
 _LIST: Final = "list"
-_PAGE: Final = "page"
 _OUTDATED: Final = "LIST_OUTDATED"
 
 
@@ -43,6 +42,8 @@ class Watcher:
     ledger: Ledger
     random: Random
     journal: Journal
+    # Pages that were asked for.
+    _count: int = 0
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -64,6 +65,9 @@ class Watcher:
                 async for message in heard:
                     if message["type"] == "connection_ack":
                         await self._begin(wire)
+                    elif message["id"] not in (_LIST, self._page):
+                        # Of a list before this one.
+                        continue
                     elif errors := errors_of(message):
                         view.outdated = errors[0].get("extensions", {}).get("code") == _OUTDATED
                         if not view.outdated:
@@ -95,7 +99,12 @@ class Watcher:
 
     async def _read(self, wire: ClientConnection, after: str | None) -> None:
         wanted = {**self.wish, "createdAfter": self.since.isoformat()}
-        await begin(wire, _PAGE, _READ, {"filter": wanted, "after": after})
+        self._count += 1
+        await begin(wire, self._page, _READ, {"filter": wanted, "after": after})
+
+    @property
+    def _page(self) -> str:
+        return f"page {self._count}"
 
     async def _take(self, view: ListView, data: Mapping[str, Any], wire: ClientConnection) -> None:
         now = datetime.now(UTC)
