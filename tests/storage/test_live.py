@@ -414,6 +414,8 @@ async def test_what_changed_lately_is_found_by_the_index_of_times(database: str)
 
 async def test_a_queue_that_is_ready_elsewhere_ends_no_list(database: str, feed_url: str) -> None:
     async with processes(database, feed_url) as (one, two), aclosing(await two.live.watch(Filter())) as updates:
+        await submit(one, Create(task_id="S"))
+        assert (await following(updates)).task.task_id == "S"
         one.queues.wake(["images"])
         await submit(one, Create(task_id="T"))
         assert (await following(updates)).task.task_id == "T"
