@@ -172,7 +172,7 @@ def _in_order(view: ListView) -> Iterator[str]:
             else:
                 backwards = state.place <= before.state.place
             if backwards:
-                yield f"was told of {_words(told)} after {_words(before)}"
+                yield f"was told of {_words(told)} after that of {_words(before)}"
         last[state.task_id] = told
 
 

@@ -84,6 +84,7 @@ class Options:
     watchers: int = 6
     belled: int = 2
     tail_s: float = TAIL_S
+    calm_s: float = CALM_S
     drain_s: float = DRAIN_S
     echo: bool = False
 
@@ -184,7 +185,7 @@ async def _round(world: World, options: Options, number: int, ends_at: float) ->
             await _all_seen(world, ledger, since, options.tail_s, "when the last fault was over")
             async with _running([_slow(ledger, caller)]):
                 if planners:
-                    await _calm(world, ledger, [*planners, *revivers], workers, options.drain_s)
+                    await _calm(world, ledger, [*planners, *revivers], workers, options)
                 if not journal.violations:
                     # And once more with nothing broken, so that every way from a server to a subscriber is tried.
                     await asyncio.gather(*(reporters[0].call(task_id, stop) for task_id in ledger.open_tasks))
@@ -193,6 +194,7 @@ async def _round(world: World, options: Options, number: int, ends_at: float) ->
     finally:
         await caller.close()
     log = await read(world.cluster.url(), [*ledger.task_ids, *ledger.plans])
+    ledger.troubles.sort()
     history = await read_history(world.cluster.url(), since)
     for violation in (
         *check(ledger, log),
@@ -230,22 +232,21 @@ def _always() -> asyncio.Event:
 
 
 async def _calm(
-    world: World, ledger: Ledger, planners: Sequence[Planner | Reviver], workers: Sequence[Worker], drain_s: float
+    world: World, ledger: Ledger, planners: Sequence[Planner | Reviver], workers: Sequence[Worker], options: Options
 ) -> None:
     """Plan and work while nothing is broken, then only work, until every task that waits has come to its end."""
     world.journal.note("planning and working with nothing broken")
     enough, stop = asyncio.Event(), asyncio.Event()
-    calm_at = ledger.troubles[-1].ends_at
     await _heard(world, ledger)
     async with _running([one.run(stop) for one in workers]) as working:
         async with _running([one.run(enough) for one in planners]) as planning:
-            await asyncio.sleep((calm_at - datetime.now(UTC)).total_seconds() + CALM_S)
+            await asyncio.sleep(options.calm_s)
             enough.set()
             await asyncio.wait(planning)
             _finished(planning)
         for worker in workers:
             worker.hurry.set()
-        deadline = time.monotonic() + drain_s
+        deadline = time.monotonic() + options.drain_s
         async with session(world.cluster.url()) as connection:
             # What has not come to its end then is for the checker to name.
             waiting = True
@@ -258,8 +259,9 @@ async def _calm(
 
 
 async def _heard(world: World, ledger: Ledger) -> None:
-    """Wait until servers hear of each other: what is told until then may be late."""
+    """Wait until the last fault is overcome, and servers hear of each other: nobody works, and what is told is late."""
     began_at, deadline = ledger.troubles[-1].ends_at, time.monotonic() + HEARD_TIMEOUT_S
+    await asyncio.sleep((began_at - datetime.now(UTC)).total_seconds())
     while any([await node.server.feed() == "degraded" for node in world.nodes]):
         if time.monotonic() > deadline:
             world.journal.violation(f"Servers do not hear of each other {HEARD_TIMEOUT_S:.0f} s after the last fault.")

@@ -166,17 +166,17 @@ def test_what_leaves_the_list_is_told_and_may_be(story: Story) -> None:
 def test_numbers_that_run_backwards_are_found(story: Story, earlier: float) -> None:
     again = story.view.told[story.place(earlier)]
     story.view.told.insert(story.place(20.2) + 1, again._replace(at=at(20.3)))
-    story.says(f"was told of {again.state} after T IN_PROGRESS 3 % at 3")
+    story.says(f"was told of {again.state} after that of T IN_PROGRESS 3 % at 3")
 
 
 def test_what_is_told_after_its_deletion_is_found(story: Story) -> None:
     story.view.told.append(Told(at(61), state(1, "PENDING", 52, born=52, task_id="U")))
-    story.says("was told of U PENDING 1 % at 1 after the deletion of U PENDING 1 % at 1")
+    story.says("was told of U PENDING 1 % at 1 after that of the deletion of U PENDING 1 % at 1")
 
 
 def test_the_task_before_is_not_told_after_the_one_that_was_created_anew(story: Story) -> None:
     story.view.told.append(Told(at(61), state(4, "SUCCESS", 30)))
-    story.says("was told of T SUCCESS 4 % at 4 after T PENDING 1 % at 1")
+    story.says("was told of T SUCCESS 4 % at 4 after that of T PENDING 1 % at 1")
 
 
 @pytest.mark.parametrize(("late", "found"), [(2.9, False), (3.1, True)])
