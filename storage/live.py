@@ -219,6 +219,11 @@ class LiveLists:
         before = self._known.get(task.task_id)
         if not self._is_news(update, before):
             return
+        reborn = before is not None and before.created_at != task.created_at
+        if reborn and before is not None:
+            # Nobody has told of the end of the one before. A list that shows it may not mean the new one.
+            self._hear(Update(UpdateType.DELETE, before, ()), now)
+            before = None
         if update.type is UpdateType.DELETE:
             self._known.forget(task.task_id)
             self._heard[0].pop(task.task_id, None)
@@ -234,12 +239,7 @@ class LiveLists:
             self._heard[0][task.task_id] = task.seq
             if len(self._heard[0]) > HEARD_MAX:
                 self.forget_heard()
-        if before is not None and before.created_at != task.created_at:
-            # Nobody has told of its end.
-            before = None
-            next_in_line = False
-        else:
-            next_in_line = update.events[0].seq == (1 if before is None else before.seq + 1)
+        next_in_line = not reborn and update.events[0].seq == (1 if before is None else before.seq + 1)
         event = update.events[-1:]
         if len(update.events) > 1:
             update = Update(update.type, task, event, size_of_events(event))

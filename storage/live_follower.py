@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 # Announcements for lists begin with it: a task that was deleted, or nothing else. No task has such an ID, and no queue
 # such a name, so an older version takes them for queues that nobody waits for.
 _MARK: Final = "\0\0"
+# What else begins so is of queues.
+_NO_TASK: Final = "\0"
 LOST: Final = _MARK
 """Whoever announces it has failed to announce something before."""
 # What an announcement may have in all; a description that is longer goes without its tags.
@@ -105,6 +107,8 @@ class LiveFollower:
                 self._ended[task.task_id] = task
                 self.read([task.task_id])
             return True
+        if announced.startswith(_NO_TASK):
+            return False
         if self._listening and (seq == 0 or seq > self._lists.heard(announced)):
             self.read([announced], seq)
         return False
@@ -169,11 +173,13 @@ class LiveFollower:
 
     async def _read(self, task_ids: Sequence[str]) -> None:
         found = await self._reader.latest(task_ids)
-        await self._lists.hear([update_of(task, (event,), size_of_events((event,))) for task, event in found.values()])
         for task_id in task_ids:
             last = [task for task in (self._lists.known(task_id), self._ended.pop(task_id, None)) if task is not None]
-            if last and task_id not in found:
-                self._lists.hear_of_end(max(last, key=attrgetter("created_at")))
+            gone = max(last, key=attrgetter("created_at"), default=None)
+            # Another may be there under its ID. Its end is told first.
+            if gone is not None and (task_id not in found or gone.created_at < found[task_id][0].created_at):
+                self._lists.hear_of_end(gone)
+        await self._lists.hear([update_of(task, (event,), size_of_events((event,))) for task, event in found.values()])
 
     async def _look(self) -> None:
         """Find what has changed since the last look, and which of the known tasks are gone."""

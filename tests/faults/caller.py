@@ -282,6 +282,7 @@ def _event(command: AddEvent) -> dict[str, Any]:
 
 def _options(options: Options) -> dict[str, Any]:
     return {
+        "tags": options.tags,
         "queue": options.queue,
         "priority": options.priority,
         "startAt": options.start_at and options.start_at.isoformat(),

@@ -1,11 +1,11 @@
 """What clients did and saw: each report with what its reporter was told, each claim, and each view of a task."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from storage import Command, Create, Delete, Report
 
@@ -134,6 +134,68 @@ class View:
         return f"{self.subscriber} on {self.task_id} at {self.connected_to or 'no server'}"
 
 
+class State(NamedTuple):
+    """A task at a moment, as lists show it."""
+
+    task_id: str
+    created_at: datetime
+    seq: int
+    status: str
+    progress: int
+    updated_at: datetime
+    queue: str | None
+    tags: tuple[str, ...]
+
+    @property
+    def place(self) -> tuple[datetime, int]:
+        """Of two states of one task, the newer one has the larger."""
+        return self.created_at, self.seq
+
+    def __str__(self) -> str:
+        return f"{self.task_id} {self.status} {self.progress} % at {self.seq}"
+
+
+class Told(NamedTuple):
+    """What a subscriber of a list was told, by a message or by a page."""
+
+    at: datetime
+    state: State
+    deleted: bool = False
+    by_page: bool = False
+
+
+@dataclass(slots=True)
+class ListView:
+    """What one subscriber of a list was told by one subscription, and what its list is by that."""
+
+    watcher: str
+    # What it asks for, as it is asked.
+    wish: Mapping[str, Any]
+    server: str
+    # When it had the list; None before.
+    read_at: datetime | None = None
+    ended_at: datetime | None = None
+    # Whether it ended with LIST_OUTDATED.
+    outdated: bool = False
+    told: list[Told] = field(default_factory=list)
+    # By task, what is newest: the rule that clients are given.
+    latest: dict[str, Told] = field(default_factory=dict)
+
+    def take(self, told: Told) -> None:
+        """Put it together with what was told before."""
+        self.told.append(told)
+        state = told.state
+        last = self.latest.get(state.task_id)
+        if last is not None:
+            older = state.created_at < last.state.created_at if told.deleted else state.place < last.state.place
+            if older or (last.deleted and state.created_at <= last.state.created_at):
+                return
+        self.latest[state.task_id] = told
+
+    def __str__(self) -> str:
+        return f"{self.watcher} at {self.server}"
+
+
 class Trouble(NamedTuple):
     """A time in which something was broken, or had not recovered from that."""
 
@@ -162,6 +224,10 @@ class Ledger:
     claims: set[str] = field(default_factory=set)
     holds: list[Hold] = field(default_factory=list)
     troubles: list[Trouble] = field(default_factory=list)
+    # Of each subscription to a list.
+    lists: list[ListView] = field(default_factory=list)
+    # Queues whose workers ask for tasks only when they are told that there are some.
+    belled: set[str] = field(default_factory=set)
 
     def enter(self, name: str, command: Command) -> Entry:
         """Write down what will be asked, before it is."""

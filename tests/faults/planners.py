@@ -32,6 +32,8 @@ THINK_S: Final = 0.3
 RECENT: Final = 20
 DEPENDENCIES_MAX: Final = 3
 TOGETHER_MAX: Final = 6
+# Each task has one of so many tags.
+TAGS: Final = 3
 # Tasks start at most so late, and have so long.
 START_S: Final = (-1.0, 2.5)
 EXPIRE_S: Final = (0.3, 3.0)
@@ -133,6 +135,7 @@ class Planner:
     def _wishes(self) -> dict[str, Any]:
         chance, now = self.random.random, datetime.now(UTC)
         wishes: dict[str, Any] = {
+            "tags": [f"tag {self._count % TAGS}"],
             "queue": self.queue,
             "priority": self.random.randint(-2, 2),
             "retry": Retry(max_attempts=self.random.randint(1, 3), initial_s=self.random.randint(0, 1), max_s=1),

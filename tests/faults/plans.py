@@ -18,6 +18,8 @@ from tests.faults.ledger import Entry, Hold, Ledger, Outcome, Trouble
 
 # A second is promised. The other is for a machine that runs two servers, PostgreSQL and all their clients.
 LATE_S: Final = 2.0
+# A worker that waits for its bell has what became ready so soon, or its server says so only when it counts again.
+WOKEN_S: Final = 3.0
 # What is due may wait for so long after something was broken: whoever looks for it has to be replaced.
 TAKEOVER_S: Final = 5.0
 
@@ -139,6 +141,7 @@ class _Life:
         yield from self._refusals()
         if lines:
             yield from self._readied()
+            yield from self._woken()
         if self.died_at is not None:
             yield from self._deleted(row)
 
@@ -311,6 +314,18 @@ class _Life:
                 since = times.get(step["seq"], step["at"])
                 yield from self._late("it was ready", max(since, begins_at or since), step["at"])
             before = step["ready"]
+
+    def _woken(self) -> Iterator[str]:
+        """Who waits for its queue was told as soon as it was ready."""
+        if self.options.queue not in self.ledger.belled:
+            return
+        for line in self.lines:
+            if _CLAIMED.fullmatch(line.event.message):
+                steps = (step["at"] for step in self._steps() if step["ready"] and step["seq"] < line.event.seq)
+                ready_at = max(steps, default=self.lines[0].event.timestamp)
+                late = calm_s(ready_at, line.event.timestamp, self.ledger.troubles)
+                if late > WOKEN_S:
+                    yield f"event {line.event.seq}: nobody was told for {late:.1f} s that it was ready."
 
     def _deleted(self, row: Mapping[str, Any] | None) -> Iterator[str]:
         assert self.died_at is not None and row is not None

@@ -16,13 +16,18 @@ from graphql_api.program import main
 from storage import (
     Command,
     CreateMany,
+    Filter,
+    ListWatch,
     Report,
     Task,
+    Update,
     UpdateProgress,
+    UpdateType,
     claimer,
     committer,
     group,
     lifecycle,
+    live_follower,
     plan,
     timers,
 )
@@ -31,8 +36,12 @@ from storage.committer import Committer, Entry
 from storage.errors import OutcomeUnknown
 from storage.follower import Follower
 from storage.link import Link
+from storage.live import LiveLists
+from storage.live_follower import LiveFollower
 from storage.messenger import Messenger
 from storage.pool import Connection
+from storage.queues import Queues
+from storage.reader import Reader
 from storage.timers import Timers
 
 # How long what was published too early stays so, and what is not locked may change.
@@ -218,6 +227,78 @@ def timers_forget() -> None:
     _replace(Timers, "look", lambda self: _look(self, some, timedelta()))
 
 
+def lists_hear_half() -> None:
+    """Of some tasks, what others commit is told to lists when the log is looked at, and not before."""
+    hear = LiveFollower.hear
+
+    def deaf_hear(self: LiveFollower, announced: str, seq: int) -> bool:
+        heard = announced.startswith(live_follower._MARK) or crc32(announced.encode()) % 2
+        return hear(self, announced, seq) if heard else False
+
+    _replace(LiveFollower, "hear", deaf_hear)
+
+
+def older_states_stay() -> None:
+    """What waits for a subscriber of a list is not replaced by what came later."""
+    put = ListWatch.put
+
+    def put_first(self: ListWatch, update: Update) -> None:
+        if update.task.task_id not in self._waiting:
+            put(self, update)
+
+    _replace(ListWatch, "put", put_first)
+
+
+def deletions_are_not_told() -> None:
+    """Lists hear nothing of the end of tasks."""
+    hear = LiveLists._hear
+
+    def hear_of_life(self: LiveLists, update: Update, *arguments: Any, **named: Any) -> None:
+        if update.type is not UpdateType.DELETE:
+            hear(self, update, *arguments, **named)
+
+    _replace(LiveLists, "_hear", hear_of_life)
+
+
+def lists_run_backwards() -> None:
+    """What was read of a task is told to lists although something later was told meanwhile."""
+    latest = Reader.latest
+
+    async def latest_late(self: Reader, task_ids: Sequence[str]) -> Any:
+        found = await latest(self, task_ids)
+        await asyncio.sleep(WINDOW_S)
+        return found
+
+    _replace(Reader, "latest", latest_late)
+    _replace(LiveLists, "_is_news", lambda *_: True)
+
+
+def filters_forget_tags() -> None:
+    """Lists are told of tasks whatever tags they have."""
+    fits = Filter.fits
+    _replace(Filter, "fits", lambda self, task: fits(replace(self, tags=None), task))
+
+
+def lists_end_for_nothing() -> None:
+    """Now and then lists end although nothing was missed."""
+    read = LiveFollower._read
+    count = 0
+
+    async def read_or_end(self: LiveFollower, task_ids: Sequence[str]) -> None:
+        nonlocal count
+        count += 1
+        if count % 3 == 0:
+            self.lost()
+        await read(self, task_ids)
+
+    _replace(LiveFollower, "_read", read_or_end)
+
+
+def wakes_are_lost() -> None:
+    """Who waits for a queue finds out by counting."""
+    _replace(Queues, "_wake_here", lambda *_: None)
+
+
 def slow_timers() -> None:
     """What is due is looked for too rarely."""
     _replace(timers, "LOOK_S", 4 * timers.HOLD_S)
@@ -281,6 +362,13 @@ BUGS: Final[Mapping[str, Callable[[], None]]] = {
         links_without_locks,
         timers_forget,
         slow_timers,
+        lists_hear_half,
+        older_states_stay,
+        deletions_are_not_told,
+        lists_run_backwards,
+        filters_forget_tags,
+        lists_end_for_nothing,
+        wakes_are_lost,
     )
 }
 

@@ -13,17 +13,21 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
+from tests.faults.bells import Bell
 from tests.faults.caller import Caller
 from tests.faults.checker import Log, check, read
 from tests.faults.faults import Scene, faults_of
 from tests.faults.journal import VIOLATIONS_SHOWN_MAX, Journal
 from tests.faults.ledger import Ledger, Trouble, View
+from tests.faults.lists import check_lists, differences, read_history, read_states
 from tests.faults.planners import Planner
 from tests.faults.plans import TAKEOVER_S, check_plans, check_quiet
 from tests.faults.reporters import Reporter
+from tests.faults.revivers import Reviver
 from tests.faults.subscribers import Subscriber
+from tests.faults.watchers import Watcher
 from tests.faults.workers import Worker
 from tests.faults.world import SETTINGS, Feed, World, running_world
 from tests.postgres import session
@@ -46,11 +50,18 @@ CALM_S: Final = 2.0
 SLOW_S: Final = 0.5
 _NOTHING: Final = 'mutation { claim(worker: "nobody", queue: "nothing") { token } }'
 DRAIN_S: Final = 20.0
+# From the end of the last fault until servers hear of each other: some tries to connect, each after a longer pause.
+HEARD_TIMEOUT_S: Final = 15.0
+REVIVERS: Final = 2
 _POLL_S: Final = 0.1
 # Nothing was written for so long: no request of a client that has gone is on its way any more.
 _QUIET_S: Final = 1.0
 _QUIET_TIMEOUT_S: Final = 30.0
 _WAITING: Final = "SELECT count(*) FROM tasks WHERE task_id = ANY($1) AND status IN ('PENDING', 'IN_PROGRESS')"
+
+
+Client: TypeAlias = Reporter | Planner | Worker | Reviver
+"""Who does things until told to stop."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,11 @@ class Options:
     subscribers: int = 20
     planners: int = 3
     workers: int = 8
+    # Those who watch lists, with somebody whose tasks come and go; and those who wait for a bell before they work.
+    watchers: int = 6
+    belled: int = 2
     tail_s: float = TAIL_S
+    calm_s: float = CALM_S
     drain_s: float = DRAIN_S
     echo: bool = False
 
@@ -105,7 +120,7 @@ async def _round(world: World, options: Options, number: int, ends_at: float) ->
     journal = world.journal
     journal.note(f"round {number} begins")
     journal.counts["rounds"] += 1
-    ledger = Ledger()
+    ledger, since = Ledger(), datetime.now(UTC)
     ports = [node.port for node in world.nodes]
     caller = Caller(ports, world.admin_key, journal, ledger)
     random = Random(f"{options.seed}/{number}")
@@ -128,54 +143,110 @@ async def _round(world: World, options: Options, number: int, ends_at: float) ->
         Subscriber(f"s{number}-{one}", ports, ledger, Random(f"{options.seed}/{number}/s{one}"), journal)
         for one in range(options.subscribers)
     ]
+    revivers = [
+        Reviver(f"v{number}-{one}", caller, Random(f"{options.seed}/{number}/v{one}"), journal)
+        for one in range(REVIVERS if options.watchers else 0)
+    ]
+    wishes = _wishes(number, queue)
+    watchers = [
+        Watcher(
+            f"l{number}-{one}",
+            ports,
+            world.admin_key,
+            wishes[one % len(wishes)],
+            since,
+            ledger,
+            Random(f"{options.seed}/{number}/l{one}"),
+            journal,
+        )
+        for one in range(options.watchers)
+    ]
+    belled, bells = f"belled queue {number}", []
+    if options.belled:
+        ledger.belled.add(belled)
+        planners.append(Planner(f"b{number}", belled, caller, ledger, Random(f"{options.seed}/{number}/b")))
+    for one in range(options.belled):
+        name, chance = f"x{number}-{one}", Random(f"{options.seed}/{number}/x{one}")
+        bells.append(Bell(name, belled, ports, world.admin_key, chance, journal))
+        workers.append(Worker(name, belled, caller, ledger, chance, journal, bells[-1], hurry=_always()))
     try:
         for one in range(options.tasks):
             await reporters[0].create(f"t{number}-{one}", stop)
-        async with _running([one.run(stop) for one in subscribers]) as watching:
-            clients: Sequence[Reporter | Planner | Worker] = [*reporters, *planners, *workers]
+        async with _running(
+            [*(one.run(stop) for one in subscribers), *(one.run() for one in watchers), *(bell.run() for bell in bells)]
+        ) as watching:
+            clients: Sequence[Client] = [*reporters, *planners, *workers, *revivers]
             async with _running([one.run(stop) for one in clients]) as reporting:
                 await _faults(scene, options, ends_at, stop)
                 await asyncio.wait(reporting)
                 _finished(reporting)
             await world.recovered()
             await _quiet(world)
-            await _all_seen(world, ledger, options.tail_s, "when the last fault was over")
-            if planners:
-                await _calm(world, ledger, planners, workers, options.drain_s)
-            if not journal.violations:
-                # And once more with nothing broken, so that every way from a server to a subscriber is tried.
-                await asyncio.gather(*(reporters[0].call(task_id, stop) for task_id in ledger.open_tasks))
-                await _all_seen(world, ledger, options.tail_s, "with nothing broken")
+            await _all_seen(world, ledger, since, options.tail_s, "when the last fault was over")
+            async with _running([_slow(ledger, caller)]):
+                if planners:
+                    await _calm(world, ledger, [*planners, *revivers], workers, options)
+                if not journal.violations:
+                    # And once more with nothing broken, so that every way from a server to a subscriber is tried.
+                    await asyncio.gather(*(reporters[0].call(task_id, stop) for task_id in ledger.open_tasks))
+                    await _all_seen(world, ledger, since, options.tail_s, "with nothing broken")
             _finished([task for task in watching if task.done()])
     finally:
         await caller.close()
     log = await read(world.cluster.url(), [*ledger.task_ids, *ledger.plans])
-    for violation in (*check(ledger, log), *check_plans(ledger, log), *check_quiet(ledger, log)):
+    ledger.troubles.sort()
+    history = await read_history(world.cluster.url(), since)
+    for violation in (
+        *check(ledger, log),
+        *check_plans(ledger, log),
+        *check_quiet(ledger, log),
+        *check_lists(ledger, history, since),
+    ):
         journal.violation(violation)
     await _leaks(world)
     journal.counts["events"] += sum(map(len, log.lines.values()))
+    journal.counts["states of tasks"] += sum(map(len, history.changes.values()))
+    journal.counts["views of lists"] += len(ledger.lists)
     journal.counts["views of tasks"] += len(ledger.views)
     journal.counts["events seen"] += sum(len(view.events) for view in ledger.views)
     journal.counts["tasks"] += len(log.tasks)
     journal.counts["tasks that were deleted"] += len(log.gone)
 
 
+def _wishes(number: int, queue: str) -> list[dict[str, Any]]:
+    """What those who watch lists ask for, one after the other."""
+    return [
+        {},
+        {"status": ["SUCCESS"]},
+        {"status": ["PENDING", "IN_PROGRESS"]},
+        {"tags": ["tag 1"]},
+        {"queue": queue, "status": ["IN_PROGRESS", "FAILED", "CANCELED"]},
+        {"taskIdPrefix": f"v{number}-"},
+    ]
+
+
+def _always() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 async def _calm(
-    world: World, ledger: Ledger, planners: Sequence[Planner], workers: Sequence[Worker], drain_s: float
+    world: World, ledger: Ledger, planners: Sequence[Planner | Reviver], workers: Sequence[Worker], options: Options
 ) -> None:
     """Plan and work while nothing is broken, then only work, until every task that waits has come to its end."""
     world.journal.note("planning and working with nothing broken")
     enough, stop = asyncio.Event(), asyncio.Event()
-    calm_at = ledger.troubles[-1].ends_at
-    async with _running([_slow(ledger, workers[0].caller)]), _running([one.run(stop) for one in workers]) as working:
+    await _heard(world, ledger)
+    async with _running([one.run(stop) for one in workers]) as working:
         async with _running([one.run(enough) for one in planners]) as planning:
-            await asyncio.sleep((calm_at - datetime.now(UTC)).total_seconds() + CALM_S)
+            await asyncio.sleep(options.calm_s)
             enough.set()
             await asyncio.wait(planning)
             _finished(planning)
         for worker in workers:
             worker.hurry.set()
-        deadline = time.monotonic() + drain_s
+        deadline = time.monotonic() + options.drain_s
         async with session(world.cluster.url()) as connection:
             # What has not come to its end then is for the checker to name.
             waiting = True
@@ -185,6 +256,19 @@ async def _calm(
         stop.set()
         await asyncio.wait(working)
         _finished(working)
+
+
+async def _heard(world: World, ledger: Ledger) -> None:
+    """Wait until the last fault is overcome, and servers hear of each other: nobody works, and what is told is late."""
+    began_at, deadline = ledger.troubles[-1].ends_at, time.monotonic() + HEARD_TIMEOUT_S
+    await asyncio.sleep((began_at - datetime.now(UTC)).total_seconds())
+    while any([await node.server.feed() == "degraded" for node in world.nodes]):
+        if time.monotonic() > deadline:
+            world.journal.violation(f"Servers do not hear of each other {HEARD_TIMEOUT_S:.0f} s after the last fault.")
+            break
+        await asyncio.sleep(_POLL_S)
+    if (heard_at := datetime.now(UTC)) > began_at:
+        ledger.troubles.append(Trouble(began_at, heard_at))
 
 
 async def _slow(ledger: Ledger, caller: Caller) -> None:
@@ -243,9 +327,31 @@ async def _quiet(world: World) -> None:
     raise AssertionError("something is still being written although all reporters have stopped")
 
 
-async def _all_seen(world: World, ledger: Ledger, tail_s: float, when: str) -> None:
-    """Wait, within bounds, until every subscriber has seen the end of its task's log."""
+async def _all_seen(world: World, ledger: Ledger, since: datetime, tail_s: float, when: str) -> None:
+    """Wait, within bounds, until every subscriber has seen all that there is."""
     world.journal.note(f"waiting for subscribers to see all that was reported, {when}")
+    await asyncio.gather(_views_seen(world, ledger, tail_s, when), _lists_seen(world, ledger, since, tail_s, when))
+
+
+async def _lists_seen(world: World, ledger: Ledger, since: datetime, tail_s: float, when: str) -> None:
+    """Wait, within bounds, until every list shows what is in the table."""
+    deadline = time.monotonic() + tail_s
+    while wrong := await _wrong(world, ledger, since):
+        if time.monotonic() > deadline:
+            for sentence in wrong:
+                world.journal.violation(f"{sentence.removesuffix('.')}, {tail_s:.0f} s after the last report, {when}.")
+            return
+        await asyncio.sleep(_POLL_S)
+
+
+async def _wrong(world: World, ledger: Ledger, since: datetime) -> list[str]:
+    views = [view for view in ledger.lists if view.ended_at is None]
+    there = await read_states(world.cluster.url(), since) if views else {}
+    return [sentence for view in views for sentence in differences(view, there, since)]
+
+
+async def _views_seen(world: World, ledger: Ledger, tail_s: float, when: str) -> None:
+    """Wait, within bounds, until every subscriber has seen the end of its task's log."""
     log = await read(world.cluster.url(), [*ledger.task_ids, *ledger.plans])
     deadline = time.monotonic() + tail_s
     while behind := [view for view in ledger.views if not view.ended and view.last < _end(log, view)]:

@@ -5,29 +5,18 @@ is well and says nothing about a change waits in vain, and that is found.
 """
 
 import asyncio
-import json
-import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import WebSocketException
-from websockets.typing import Subprotocol
+from websockets.asyncio.client import ClientConnection
 
-from graphql_api.app import PATH
-from graphql_api.execution.websocket import PROTOCOL
 from tests.faults.journal import Journal
 from tests.faults.ledger import Ledger, Seen, View
-from tests.faults.ports import HOST
+from tests.faults.wire import LEAVING, RECONNECT_WAITS_S, Gone, begin, connected, messages, passing
 
-CONNECT_TIMEOUT_S: Final = 3.0
-# A ping follows so much silence; so much means that nobody is there.
-PING_AFTER_S: Final = 1.0
-SILENT_S: Final = 4.0
-RECONNECT_WAITS_S: Final = (0.02, 0.3)
 # So many of the newest tasks that others plan are watched.
 RECENT: Final = 20
 _FINAL: Final = {"SUCCESS": "COMPLETE", "FAILED": "FAIL", "CANCELED": "CANCEL"}
@@ -39,10 +28,6 @@ _WATCH: Final = """
       }
     }
 """
-
-
-class _Gone(Exception):
-    """The server said nothing, not even to a ping, or asks to come again."""
 
 
 @dataclass
@@ -71,40 +56,23 @@ class Subscriber:
         """Watch over one connection, for as long as it lasts."""
         server = self.random.randrange(len(self.ports))
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                wire = await connect(
-                    f"ws://{HOST}:{self.ports[server]}{PATH}",
-                    subprotocols=[Subprotocol(PROTOCOL)],
-                    compression=None,
-                    proxy=None,
-                    ping_interval=None,
-                    max_queue=None,
-                    close_timeout=1,
-                )
-        except (OSError, WebSocketException):
-            return
-        self.journal.counts["connections of subscribers"] += 1
-        view.connected_to = f"server {server + 1}"
-        try:
-            await self._watch(wire, view)
-        except (_Gone, OSError, WebSocketException) as error:
+            async with connected(self.ports[server]) as wire:
+                self.journal.counts["connections of subscribers"] += 1
+                view.connected_to = f"server {server + 1}"
+                await self._watch(wire, view)
+        except LEAVING as error:
             self.journal.counts[f"subscribers left by {type(error).__name__}"] += 1
         finally:
             view.connected_to = ""
-            # Most clients do not say goodbye.
-            wire.transport.abort()
-            await wire.wait_closed()
 
     async def _watch(self, wire: ClientConnection, view: View) -> None:
-        await wire.send(json.dumps({"type": "connection_init"}))
         variables = {"taskId": view.task_id, "afterSeq": None if view.after is None else view.last}
-        begin = {"id": _OPERATION_ID, "type": "subscribe", "payload": {"query": _WATCH, "variables": variables}}
         check = _Check(view, self.journal)
-        async with aclosing(_messages(wire)) as messages:
-            async for message in messages:
+        async with aclosing(messages(wire)) as heard:
+            async for message in heard:
                 match message["type"]:
                     case "connection_ack":
-                        await wire.send(json.dumps(begin))
+                        await begin(wire, _OPERATION_ID, _WATCH, variables)
                     case "next":
                         self.journal.counts["messages to subscribers"] += 1
                         check.message(message["payload"])
@@ -115,25 +83,6 @@ class Subscriber:
                         check.refused(message["payload"])
                     case kind:
                         self.journal.violation(f"{view} was sent a message of type {kind}.")
-
-
-async def _messages(wire: ClientConnection) -> AsyncGenerator[dict[str, Any], None]:
-    """What is said, without pings and pongs, until the connection ends or is silent."""
-    heard_at = time.monotonic()
-    while True:
-        try:
-            async with asyncio.timeout(PING_AFTER_S):
-                message = json.loads(await wire.recv())
-        except TimeoutError:
-            if time.monotonic() - heard_at > SILENT_S:
-                raise _Gone from None
-            await wire.send('{"type":"ping"}')
-            continue
-        heard_at = time.monotonic()
-        if message["type"] == "ping":
-            await wire.send('{"type":"pong"}')
-        elif message["type"] != "pong":
-            yield message
 
 
 class _Check:
@@ -198,10 +147,9 @@ class _Check:
 
     def refused(self, errors: list[dict[str, Any]]) -> None:
         """Come again later if that is what it says; nothing else should be said."""
-        extensions = errors[0].get("extensions", {})
-        if extensions.get("code") != "UNAVAILABLE" or not extensions.get("retryable"):
+        if not passing(errors):
             self._violated(f"was refused after event {self._view.last}: {errors[0]}")
-        raise _Gone
+        raise Gone
 
     def _violated(self, words: str) -> None:
         self._journal.violation(f"{self._view} {words}.")

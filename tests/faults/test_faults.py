@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -17,6 +17,8 @@ PLANTED_TASKS: Final = 8
 PLANTED_TAIL_S: Final = 5.0
 PLANTED_DRAIN_S: Final = 6.0
 TIMEOUT_S: Final = 150
+# For bugs that have nothing to do with them.
+NO_PLANS: Final[Mapping[str, Any]] = {"planners": 0, "workers": 0, "watchers": 0, "belled": 0}
 
 
 def torture(options: Options) -> list[str]:
@@ -37,9 +39,7 @@ def test_nothing_is_lost_repeated_or_left_whatever_breaks(feed: Feed) -> None:
 @pytest.mark.timeout(TIMEOUT_S)
 def test_it_is_found_that_servers_do_not_hear_of_each_other() -> None:
     faults = ["cut clients"]
-    violations = torture(
-        Options(seed=1, seconds=0, feed=None, faults=faults, planners=0, workers=0, tail_s=PLANTED_TAIL_S)
-    )
+    violations = torture(Options(seed=1, seconds=0, feed=None, faults=faults, **NO_PLANS, tail_s=PLANTED_TAIL_S))
     assert any(" missed " in violation for violation in violations)
 
 
@@ -65,8 +65,7 @@ def test_a_planted_bug_is_found(planted: str, fault: str, words: Sequence[str]) 
         planted=planted,
         faults=[fault],
         tasks=PLANTED_TASKS,
-        planners=0,
-        workers=0,
+        **NO_PLANS,
         tail_s=PLANTED_TAIL_S,
     )
     violations = torture(options)
@@ -82,6 +81,7 @@ def test_a_planted_bug_is_found(planted: str, fault: str, words: Sequence[str]) 
             "fast_clock": "before the time that it was told",
             "failures_do_not_count": "is of attempt 1, after attempt 1",
             "create_many_by_parts": "were to be created all or none",
+            "lists_end_for_nothing": "was ended with LIST_OUTDATED",
         },
         {
             "claims_without_locks": "was given it by event",
@@ -104,9 +104,45 @@ def test_planted_bugs_of_plans_are_all_found(words: Mapping[str, str]) -> None:
         subscribers=1,
         planners=6,
         workers=10,
+        watchers=2 if "lists_end_for_nothing" in words else 0,
+        belled=0,
         tail_s=PLANTED_TAIL_S,
         drain_s=PLANTED_DRAIN_S,
     )
-    violations = torture(options)
+    all_found(torture(options), words)
+
+
+@pytest.mark.timeout(TIMEOUT_S)
+def test_planted_bugs_of_lists_and_wakes_are_all_found() -> None:
+    words = {
+        "lists_hear_half": "did not hear in time that",
+        "older_states_stay": ", which is ",
+        "deletions_are_not_told": ", which is gone",
+        "lists_run_backwards": " after that of ",
+        "filters_forget_tags": ", for which it did not ask",
+        "wakes_are_lost": "nobody was told for",
+    }
+    options = Options(
+        seed=1,
+        seconds=0,
+        feed="postgres",
+        planted=",".join(words),
+        faults=["delay clients"],
+        tasks=PLANTED_TASKS,
+        reporters=4,
+        subscribers=1,
+        planners=2,
+        workers=3,
+        belled=1,
+        # Those who wait for a queue count again after five seconds.
+        calm_s=4,
+        tail_s=PLANTED_TAIL_S,
+        drain_s=PLANTED_DRAIN_S,
+    )
+    all_found(torture(options), words)
+
+
+def all_found(violations: Sequence[str], words: Mapping[str, str]) -> None:
+    """Each of these bugs is told by its words."""
     for planted, said in words.items():
         assert any(said in violation for violation in violations), planted

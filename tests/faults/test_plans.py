@@ -389,3 +389,17 @@ def test_time_without_trouble_is_counted() -> None:
     troubles = [Trouble(at(2), at(4)), Trouble(at(3), at(6)), Trouble(at(8), at(9))]
     for begins, ends, calm in ((0, 1, 1), (0, 3, 2), (2, 6, 0), (1, 10, 4), (5, 8.5, 2), (20, 21, 1)):
         assert calm_s(at(begins), at(ends), troubles) == calm
+
+
+@pytest.mark.parametrize(("queue", "found"), [("q", True), ("other", False)])
+def test_a_worker_that_is_not_woken_is_found(story: Story, queue: str, found: bool) -> None:
+    story.ledger.belled.add(queue)
+    # Given back at 24, and claimed again at 25.
+    story.moved('Claimed by "w4"', 28)
+    assert any("event 10: nobody was told for 4.0 s that it was ready" in one for one in story.violations()) is found
+
+
+def test_a_worker_that_is_woken_in_time_is_not_said(story: Story) -> None:
+    story.ledger.belled.add("q")
+    story.moved('Claimed by "w4"', 26.9)
+    assert not any("nobody was told" in violation for violation in story.violations())

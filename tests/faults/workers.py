@@ -11,6 +11,7 @@ from random import Random
 from typing import Any, Final
 
 from storage import AddEvent, Complete, EventType, Fail, Report, UpdateProgress
+from tests.faults.bells import Bell
 from tests.faults.caller import Caller
 from tests.faults.journal import Journal
 from tests.faults.ledger import KEY, Beat, Hold, Ledger, Outcome
@@ -47,6 +48,8 @@ class Worker:
     ledger: Ledger
     random: Random
     journal: Journal
+    # Who tells it that there are tasks; without one it asks again and again.
+    bell: Bell | None = None
     # When it is set, whatever is claimed is completed at once.
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
     _count: int = 0
@@ -55,11 +58,14 @@ class Worker:
         """Work until told to stop; what is held then is left."""
         while not stop.is_set():
             holds = await self._claim()
-            await asyncio.gather(*(self._work(hold, stop) for hold in holds))
-            if not holds:
+            await asyncio.gather(*(self._work(hold, stop) for hold in holds or ()))
+            if holds == [] and self.bell is not None:
+                await self.bell.rung(stop)
+            elif not holds:
                 await asyncio.sleep(self.random.uniform(0.5, 1.5) * IDLE_S)
 
-    async def _claim(self) -> list[Hold]:
+    async def _claim(self) -> list[Hold] | None:
+        """Ask for tasks; None when that was refused or not answered."""
         self._count += 1
         worker, limit = f"{self.name}/{self._count}", self.random.randint(1, CLAIMED_MAX)
         self.ledger.claims.add(worker)
@@ -67,7 +73,7 @@ class Worker:
         reply = await self.caller.ask(self._server(), _CLAIM, wish)
         if reply.outcome is not Outcome.DONE:
             self._passing(reply.code is None, f"{worker} could not claim: {reply.said}")
-            return []
+            return None
         if len(reply.data) > limit:
             self.journal.violation(f"{worker} asked for {limit} tasks and got {len(reply.data)}.")
         holds = []

@@ -428,3 +428,43 @@ async def test_what_changed_lately_is_found_by_the_index_of_times(database: str)
             lines = await connection.driver.fetch(f"EXPLAIN {reader._CHANGED_SINCE}", last, 1_000)
             await connection.roll_back()
     assert any("Bitmap Index Scan on task_events_timestamp" in line for (line,) in lines), lines
+
+
+async def test_a_queue_that_is_ready_elsewhere_ends_no_list(database: str, feed_url: str) -> None:
+    async with processes(database, feed_url) as (one, two), aclosing(await two.live.watch(Filter())) as updates:
+        await submit(one, Create(task_id="S"))
+        assert (await following(updates)).task.task_id == "S"
+        one.queues.wake(["images"])
+        await submit(one, Create(task_id="T"))
+        assert (await following(updates)).task.task_id == "T"
+        assert two.live.gauges.outdated == 0
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_a_task_that_was_created_anew_leaves_lists_that_show_the_one_before(
+    database: str, feed_url: str, elsewhere: bool
+) -> None:
+    async with processes(database, feed_url) as (one, two):
+        if elsewhere:
+            # Nobody there has heard of the one before.
+            await submit(one, Create(task_id="T"), Complete(task_id="T"))
+            assert one.link is not None
+            await one.link.sent()
+        async with aclosing(await two.live.watch(Filter(statuses={SUCCESS}))) as updates:
+            if not elsewhere:
+                await submit(one, Create(task_id="T"), Complete(task_id="T"))
+                assert (await following(updates)).type is UpdateType.COMPLETE
+            await submit(one, Delete(task_id="T"), Create(task_id="T"))
+            update = await following(updates)
+            assert (update.type, update.task.status) == (UpdateType.DELETE, SUCCESS)
+
+
+async def test_a_task_that_was_created_anew_is_told_after_the_end_of_the_one_before() -> None:
+    hub = LiveLists(Feed())
+    async with aclosing(await hub.watch(Filter(statuses={SUCCESS}))) as updates:
+        await hub.hear([change(4, SUCCESS), change(1, created_at=NOW + timedelta(minutes=1))])
+        update = await following(updates)
+        # What waited of the one before is over with it.
+        assert (update.type, update.task.seq) == (UpdateType.DELETE, 4)
+        await hub.hear([change(2, SUCCESS, created_at=NOW + timedelta(minutes=1))])
+        assert (await following(updates)).task.created_at > NOW
