@@ -113,7 +113,19 @@ class Writer:
             refused: list[Task | BaseException | None] = [error] * (len(commands) - len(taken))
         else:
             refused = []
-        return [*await asyncio.gather(*taken, return_exceptions=True), *refused]
+        outcomes: list[Task | BaseException | None] = []
+        try:
+            # One after the other: that is not called for each when all have been answered.
+            for future in taken:
+                try:
+                    outcomes.append(await future)
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is an outcome
+                    outcomes.append(error)
+        finally:
+            # Of who goes away, nobody looks at what came of the rest.
+            for future in taken[len(outcomes) :]:
+                future.cancel()
+        return outcomes + refused
 
     async def create_many(self, command: CreateMany) -> tuple[Task, ...]:
         """Create several tasks, all or none; a refusal says which of them it concerns."""
@@ -139,12 +151,7 @@ class Writer:
             self._look_in(self._wait_s)
         self._waiting_commands += 1
         self._waiting_bytes += size
-        if self._idle and not self._beginning and self._due:
-            self._beginning = True
-            # It serves many callers, so nothing that is bound to this one goes with it.
-            task = asyncio.create_task(self._run(self._idle.pop()), name="writer", context=Context())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        self._begin()
         return future
 
     async def close(self) -> None:
@@ -164,6 +171,15 @@ class Writer:
         """Whether a group is to be begun, alone or beside those under way."""
         return len(self._waiting) >= (BESIDE_COMMANDS_MIN if self._busy else 1)
 
+    def _begin(self) -> None:
+        """Have a group begun if one is due and somebody has nothing to do."""
+        if self._idle and not self._beginning and self._due:
+            self._beginning = True
+            # It serves many callers, so nothing that is bound to this one goes with it.
+            task = asyncio.create_task(self._run(self._idle.pop()), name="writer", context=Context())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
     async def _run(self, committer: Committer) -> None:
         """Work off groups for as long as there are any."""
         self._beginning = False
@@ -171,6 +187,8 @@ class Writer:
         try:
             while group:
                 self._busy.add(committer)
+                # What a full group has left need not wait until somebody else comes.
+                self._begin()
                 self._count(group)
                 try:
                     if self.tracer is None:
