@@ -1,7 +1,6 @@
 """Many tasks by one mutation: created all or none, reported on each by itself, deleted by a filter."""
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import strawberry
 from strawberry import UNSET
@@ -107,8 +106,7 @@ class ReportResult:
     error: ReportError | None = strawberry.field(description="Why the report was not taken; nothing was changed by it.")
 
 
-@dataclass(frozen=True, slots=True)
-class _Result:
+class _Result(NamedTuple):
     """The value of a ``ReportResult``."""
 
     task_id: str
@@ -184,34 +182,36 @@ def _meaning(report: TaskReport, viewer: Viewer) -> Report:
         "token": given(report.token),
     }
     metadata = given(report.metadata)
-    # Not by equality: a progress of 0 equals False.
-    said = {
-        name: value
-        for name in _KINDS
-        if (value := getattr(report, name)) is not UNSET and value is not None and value is not False
-    }
+    said = [kind for kind in _KINDS if _is_said(getattr(report, kind))]
     if len(said) != 1:
         got = " and ".join(said) or "none"
         raise BadInput(f"A report must hold exactly one of {', '.join(_KINDS)}, got {got}.")
-    if metadata is not None and ("event" in said or "progress" in said):
+    (kind,) = said
+    value: Any = getattr(report, kind)
+    if metadata is not None and kind in ("event", "progress"):
         raise BadInput("metadata goes with complete, fail or cancel; an event has its own.")
-    match said:
-        case {"event": event}:
+    match kind:
+        case "progress":
+            return UpdateProgress(progress=value, **common)
+        case "event":
             return AddEvent(
-                event_type=event.event_type,
-                message=event.message,
-                progress=given(event.progress),
-                metadata=given(event.metadata),
+                event_type=value.event_type,
+                message=value.message,
+                progress=given(value.progress),
+                metadata=given(value.metadata),
                 **common,
             )
-        case {"progress": progress}:
-            return UpdateProgress(progress=progress, **common)
-        case {"fail": error}:
-            return Fail(error=error, retry=report.retry is not False, metadata=metadata, **common)
-        case {"complete": _}:
+        case "fail":
+            return Fail(error=value, retry=report.retry is not False, metadata=metadata, **common)
+        case "complete":
             return Complete(metadata=metadata, **common)
         case _:
             return Cancel(metadata=metadata, **common)
+
+
+def _is_said(value: Any) -> bool:
+    # Not by equality: a progress of 0 equals False.
+    return value is not UNSET and value is not None and value is not False
 
 
 _KINDS: Final = ("event", "progress", "complete", "fail", "cancel")

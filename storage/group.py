@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from operator import attrgetter, itemgetter
 from typing import Any, Final
 
+import orjson
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -29,12 +30,13 @@ from sqlalchemy import (
     delete,
     func,
     literal_column,
+    not_,
     or_,
     select,
     true,
     update,
 )
-from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, array, insert
+from sqlalchemy.dialects.postgresql import JSON, JSONB, aggregate_order_by, array, insert
 from sqlalchemy.types import TypeEngine
 
 from storage.commands import Command, Create, CreateMany, Report, Settle, Tick, size_of
@@ -200,10 +202,15 @@ class Decided:
         """The tasks as the reports leave them, in order of task_id, as rows are locked."""
         return [row.task for _, row in sorted(self._rows.items()) if row.task is not None]
 
-    @property
-    def events(self) -> list[Event]:
-        """What the reports add."""
-        return [event for row in self._rows.values() for event in row.events]
+    def sent(self, *, moved: bool) -> list[dict[str, Any]]:
+        """What is to be written, in the same order: each event, and with the last one of a task how it is left, and as
+        what it was seen. Times of its life are among that only if a status has `moved`, which is when they change.
+        """
+        sent = []
+        for task in self.changed:
+            sent += [dict(zip(Event._fields, event, strict=True)) for event in self._rows[task.task_id].events]
+            sent[-1] |= _end_of(task, self.seen[task.task_id], moved=moved)
+        return sent
 
 
 Written = Mapping[str, datetime | None]
@@ -259,24 +266,33 @@ async def write_decided(connection: Connection, decided: Decided) -> Written:
 
     It is one statement, and a transaction of its own.
     """
-    changed, events = decided.changed, decided.events
-    seen: list[tuple[Any, ...]] = [_seeing(decided.seen[task.task_id]) for task in changed]
-    statuses = [decided.seen[task.task_id].status for task in changed]
     # Which of them will be written is not known yet, so the statement counts, where there is something to count.
-    if counted := any(task.status is not before for task, before in zip(changed, statuses, strict=True)):
-        seen = [(*seeing, before) for seeing, before in zip(seen, statuses, strict=True)]
-    if len(events) == 1:
-        statement = _REPORT_ONE_IF_SEEN.statement(counted)
-        found = await connection.run(statement, *_changing(changed[0]), *seen[0], *events[0], *_NO_KEY)
+    moved = any(task.status is not decided.seen[task.task_id].status for task in decided.changed)
+    rows = decided.sent(moved=moved)
+    if len(rows) == 1:
+        found = await connection.run(_REPORT_ONE_IF_SEEN.statement(moved), *rows[0].values())
     else:
-        found = await connection.run(
-            _REPORT_IF_SEEN.statement(counted),
-            *_changing(tuple(zip(*changed, strict=True))),
-            *zip(*seen, strict=True),
-            *zip(*events, strict=True),
-            *zip(*[_NO_KEY] * len(events), strict=True),
-        )
+        found = await connection.run(_REPORT_IF_SEEN.statement(moved), orjson.dumps(rows).decode())
     return dict(found)
+
+
+def _end_of(task: Task, seen: Task, *, moved: bool) -> dict[str, Any]:
+    end: dict[str, Any] = {
+        "left_progress": task.progress,
+        "seen_seq": seen.seq,
+        "seen_updated_at": seen.updated_at,
+        "seen_created_at": seen.created_at,
+    }
+    if moved:
+        end |= {
+            "left_status": task.status,
+            "left_started_at": task.started_at,
+            "left_completed_at": task.completed_at,
+            "left_failed_at": task.failed_at,
+            "left_canceled_at": task.canceled_at,
+            "seen_status": seen.status,
+        }
+    return end
 
 
 def _same(task: Task | None, seen: Task) -> bool:
@@ -606,6 +622,10 @@ _CHANGING: Final = (
     "failed_at",
     "canceled_at",
 )
+# Of these, what a report changes of every task, and what only together with its status; beside number and time, which
+# are those of its event.
+_LEFT: Final = ("progress",)
+_LEFT_MOVED: Final = ("status", "started_at", "completed_at", "failed_at", "canceled_at")
 _changing = itemgetter(*map(Task._fields.index, _CHANGING))
 # The fields of a plan that change, and where it stands among those of a task.
 _PLAN_CHANGING: Final = Plan._fields[Plan._fields.index("blocked_by") :]
@@ -613,12 +633,6 @@ _PLAN_AT: Final = Task._fields.index("plan")
 # What tells a task that a decision rests on from what has become of it since. The number alone would not, when it was
 # born again, or when a server that took over had not got the latest events and others have been written since.
 _seeing = attrgetter("seq", "updated_at", "created_at")
-_SEEN: Final = (
-    Column("seen_seq", BigInteger),
-    Column("seen_updated_at", tasks.c.updated_at.type),
-    Column("seen_created_at", tasks.c.created_at.type),
-)
-_SEEN_STATUS: Final = Column("seen_status", Text)
 _EVENT: Final = (*Event._fields, "idempotency_key", "fingerprint")
 
 
@@ -643,6 +657,21 @@ def _sent(prefix: str, columns: Sequence[Column[Any]], *, many: bool) -> FromCla
             for one, item in zip(columns, items, strict=True)
         )
     ).subquery(prefix)
+
+
+def _sent_as_json(columns: Sequence[Column[Any]]) -> FromClause:
+    """Rows made from one parameter, a JSON array of objects; what is missing in one of them is NULL."""
+    kinds = {one.name: Text() if isinstance(one.type, JSONB | Text) else one.type for one in columns}
+    rows = func.json_to_recordset(bindparam("rows", type_=JSON)).table_valued(
+        *(column(name, kind) for name, kind in kinds.items()), name="row"
+    )
+    rows = rows.render_derived(with_types=True)
+    return select(
+        *(
+            (cast(rows.c[one.name], JSONB) if isinstance(one.type, JSONB) else rows.c[one.name]).label(one.name)
+            for one in columns
+        )
+    ).subquery("rows")
 
 
 def _as_kept(column: Column[Any]) -> TypeEngine[Any]:
@@ -684,14 +713,17 @@ def _insertion(finish: Callable[[Any], Any]) -> _Insertion:
     return _Insertion(statement(plain), statement([*plain, *plan_columns]))
 
 
-def _insert_events(*, many: bool, of: Any = None) -> Any:
-    sent = _sent("event", [task_events.c[name] for name in _EVENT], many=many)
+def _sent_events(*, many: bool) -> FromClause:
+    return _sent("event", [task_events.c[name] for name in _EVENT], many=many)
+
+
+def _insert_events(sent: FromClause, of: Any = None) -> Any:
     # As it will be read: PostgreSQL writes 1e308 out in full.
     of_metadata = func.coalesce(func.octet_length(cast(sent.c.metadata, Text)), literal_column("0"))
     size = func.octet_length(sent.c.message) + of_metadata
     events = select(sent, size)
     return insert(task_events).from_select(
-        [*_EVENT, "size"], events if of is None else events.where(sent.c.task_id.in_(of))
+        [*sent.c.keys(), "size"], events if of is None else events.where(sent.c.task_id.in_(of))
     )
 
 
@@ -701,7 +733,7 @@ def _report(names: Sequence[str], *, many: bool) -> Any:
     # Not simply equal: that could be had by joining all tasks, and would be when they were few at the time of planning.
     same = tasks.c.task_id == any_(array([sent.c.task_id]))
     changed = update(tasks).where(same).values({name: sent.c[name] for name in names[1:]})
-    return _insert_events(many=many).add_cte(changed.cte("changed"))
+    return _insert_events(_sent_events(many=many)).add_cte(changed.cte("changed"))
 
 
 def _update_in_shards(names: Sequence[str]) -> Any:
@@ -721,38 +753,53 @@ def _update_in_shards(names: Sequence[str]) -> Any:
 def _report_if_seen(*, many: bool) -> _Counted:
     """The same for tasks that still are as they were seen; it returns those. An end for which others wait must be told
     to them, so it goes the other way.
+
+    It is what most reports need, so it is told no more than it must know: `Decided.sent` has it, in rows that travel as
+    JSON. That takes the driver a tenth of the time that it takes for arrays, and PostgreSQL about the same.
     """
-    return _Counted(*(_report_if_seen_statement(many=many, counted=counted) for counted in (False, True)))
+    return _Counted(*(_report_if_seen_statement(many=many, moved=moved) for moved in (False, True)))
 
 
-def _report_if_seen_statement(*, many: bool, counted: bool) -> str:
-    seen = (*_SEEN, _SEEN_STATUS) if counted else _SEEN
-    sent = _sent("task", [*(tasks.c[name] for name in _CHANGING), *seen], many=many)
-    same = tasks.c.task_id == any_(array([sent.c.task_id]))
+def _report_if_seen_statement(*, many: bool, moved: bool) -> str:
+    left = [*_LEFT, *(_LEFT_MOVED if moved else ())]
+    seen = ["seq", "updated_at", "created_at"]
+    columns = [
+        *(Column(name, task_events.c[name].type) for name in Event._fields),
+        Column("left_progress", tasks.c.progress.type),
+        *(Column(f"seen_{name}", tasks.c[name].type) for name in seen),
+        *(Column(f"left_{name}", tasks.c[name].type) for name in left[1:]),
+        *([Column("seen_status", tasks.c.status.type)] if moved else ()),
+    ]
+    sent = _sent_as_json(columns) if many else _sent("sent", columns, many=False)
+    sent = select(sent).cte("sent")
+    values = {name: sent.c[f"left_{name}"] for name in left} | {"seq": sent.c.seq, "updated_at": sent.c.timestamp}
     # The time of birth is compared in a way that no index of the list could serve.
+    conditions = [
+        tasks.c.task_id == any_(array([sent.c.task_id])),
+        tasks.c.seq == sent.c.seen_seq,
+        tasks.c.updated_at == sent.c.seen_updated_at,
+        tasks.c.created_at.is_not_distinct_from(sent.c.seen_created_at),
+    ]
+    if moved:
+        over = sent.c.left_status.in_(list(map(_literal, sorted(FINAL))))
+        conditions.append(or_(tasks.c.depended_on.is_(None), not_(over)))
     changed = (
         update(tasks)
-        .where(
-            same,
-            tasks.c.seq == sent.c.seen_seq,
-            tasks.c.updated_at == sent.c.seen_updated_at,
-            tasks.c.created_at.is_not_distinct_from(sent.c.seen_created_at),
-            or_(tasks.c.depended_on.is_(None), sent.c.status.not_in(list(map(_literal, sorted(FINAL))))),
-        )
-        .values({name: sent.c[name] for name in _CHANGING[1:]})
+        .where(*conditions)
+        .values(values)
         .returning(
             tasks.c.task_id,
             tasks.c.lease_expires_at,
-            *((tasks.c.status.label("status"), sent.c.seen_status) if counted else ()),
+            *((tasks.c.status.label("status"), sent.c.seen_status) if moved else ()),
         )
         .cte("changed")
     )
-    written = _insert_events(many=many, of=select(changed.c.task_id)).cte("written")
+    events = select(*(sent.c[name] for name in Event._fields)).subquery("event")
+    written = _insert_events(events, of=select(changed.c.task_id)).cte("written")
     statement = select(changed.c.task_id, changed.c.lease_expires_at).add_cte(written)
-    names = [*_names("task", [*_CHANGING, *(one.name for one in seen)]), *_names("event", _EVENT)]
-    if counted:
+    if moved:
         statement = statement.add_cte(addition(_differences(changed)).cte("counted"))
-    return compiled(statement, *names)
+    return compiled(statement, *(["rows"] if many else [f"sent_{one.name}" for one in columns]))
 
 
 def _differences(changed: Any) -> Any:
@@ -810,7 +857,7 @@ _REPORT_WITH_PLANS: Final = _with_counts(
 )
 _REPORT_IF_SEEN: Final = _report_if_seen(many=True)
 _REPORT_ONE_IF_SEEN: Final = _report_if_seen(many=False)
-_INSERT_EVENTS: Final = _with_counts(_insert_events(many=True), *_names("event", _EVENT))
+_INSERT_EVENTS: Final = _with_counts(_insert_events(_sent_events(many=True)), *_names("event", _EVENT))
 _DELETE_EVENTS: Final = compiled(
     delete(task_events).where(task_events.c.task_id == any_(array([_gone.c.task_id]))), "task_ids"
 )

@@ -118,7 +118,19 @@ class Writer:
             refused: list[Task | BaseException | None] = [error] * (len(commands) - len(taken))
         else:
             refused = []
-        return [*await asyncio.gather(*taken, return_exceptions=True), *refused]
+        outcomes: list[Task | BaseException | None] = []
+        try:
+            # One after the other: that is not called for each when all have been answered.
+            for future in taken:
+                try:
+                    outcomes.append(await future)
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is an outcome
+                    outcomes.append(error)
+        finally:
+            # Of who goes away, nobody looks at what came of the rest.
+            for future in taken[len(outcomes) :]:
+                future.cancel()
+        return outcomes + refused
 
     async def create_many(self, command: CreateMany) -> tuple[Task, ...]:
         """Create several tasks, all or none; a refusal says which of them it concerns."""
@@ -144,8 +156,7 @@ class Writer:
             self._look_in(self._wait_s)
         self._waiting_commands += 1
         self._waiting_bytes += size
-        if self._idle and not self._beginning:
-            self._begin_if_due()
+        self._begin()
         return future
 
     async def close(self) -> None:
@@ -170,7 +181,10 @@ class Writer:
             return True
         return bool(self._waiting) and max(self._busy.values()) + BESIDE_AFTER_S <= time.monotonic()
 
-    def _begin_if_due(self) -> None:
+    def _begin(self) -> None:
+        """Have a group begun if one is due and somebody has nothing to do."""
+        if not self._idle or self._beginning:
+            return
         if self._due:
             self._beginning = True
             # It serves many callers, so nothing that is bound to this one goes with it.
@@ -184,8 +198,7 @@ class Writer:
     def _look_beside(self) -> None:
         """Begin a group for those that wait, if the one under way takes long."""
         self._beside = None
-        if self._idle and not self._beginning:
-            self._begin_if_due()
+        self._begin()
 
     async def _run(self, committer: Committer) -> None:
         """Work off groups for as long as there are any."""
@@ -194,6 +207,8 @@ class Writer:
         try:
             while group:
                 self._busy[committer] = time.monotonic()
+                # What a full group has left need not wait until somebody else comes.
+                self._begin()
                 self._count(group)
                 try:
                     if self.tracer is None:

@@ -177,9 +177,9 @@ def _conversion_of(type_: Any, converter: Any, within: tuple[Any, ...]) -> Calla
     if isinstance(type_, StrawberryMaybe | LazyType) or type_ is GlobalID or type_ in within:
         return None
     if is_scalar(type_, converter.scalar_registry) or isinstance(type_, StrawberryEnumDefinition):
-        return lambda value: value
+        return _unchanged
     if has_enum_definition(type_):
-        return lambda value: value
+        return _unchanged
     if not has_object_definition(type_) or not type_.__strawberry_definition__.is_input:
         return None
     definition = type_.__strawberry_definition__
@@ -200,11 +200,14 @@ def _conversion_of(type_: Any, converter: Any, within: tuple[Any, ...]) -> Calla
     def build(value: Any) -> Any:
         if value is None or value is UNSET:
             return value
-        given = {
-            name: conversion(value[graphql_name])
-            for graphql_name, (name, conversion) in members.items()
-            if graphql_name in value
-        }
-        return type_(**{**empty, **given})
+        given = empty.copy()
+        for graphql_name, part in value.items():
+            name, conversion = members[graphql_name]
+            given[name] = part if conversion is _unchanged else conversion(part)
+        return type_(**given)
 
     return build
+
+
+def _unchanged(value: Any) -> Any:
+    return value
