@@ -21,6 +21,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from storage.commands import Command, Settle, Tick
 from storage.counts import FOLD, FOLDED_MAX
+from storage.database import explain
 from storage.dependencies import UNTAKEN
 from storage.errors import Unavailable
 from storage.gauges import TimerGauges
@@ -69,6 +70,7 @@ class Timers:
         self._task: asyncio.Task[None] | None = None
         self._renew_at = 0.0
         self._sweep_at = 0.0
+        self._waiting = False
         self.holding = False
         """Whether this process is the one that looks."""
         self.gauges = TimerGauges()
@@ -119,11 +121,20 @@ class Timers:
                     if loop.time() >= self._sweep_at:
                         await self.sweep()
                         self._sweep_at = loop.time() + SWEEP_S
+                self._told(None)
             except Unavailable as error:
-                log.warning("The timers wait for the database: %s", error)
+                self._told(error)
             except Exception:
                 log.exception("The timers failed; they go on.")
             await asyncio.sleep(pause_s)
+
+    def _told(self, error: Unavailable | None) -> None:
+        """Say that the database is away, or here again: a line for each, however often it was asked."""
+        if error is not None and not self._waiting:
+            log.warning("The timers wait for the database: %s", explain(error) or error)
+        elif error is None and self._waiting:
+            log.info("The timers go on.")
+        self._waiting = error is not None
 
     async def _hold(self) -> bool:
         """Renew the duty, or take it if it has lapsed; whether it is held."""
