@@ -15,13 +15,14 @@ from typing import Any, Final
 
 from storage.aftermath import Aftermath
 from storage.commands import Command, CreateMany
-from storage.database import is_connection_failure, is_dead_connection, is_passing, is_undone, sqlstate
+from storage.database import explain, is_connection_failure, is_dead_connection, is_passing, is_undone, sqlstate
 from storage.errors import NotConnected, OutcomeUnknown, Unavailable
 from storage.feed import Feed
 from storage.gauges import WriterGauges
 from storage.group import Decided, Done, Result, decide_from_memory, write, write_decided
 from storage.pool import NOT_IN_TIME, Connection, Pool
 from storage.remembered import Remembered
+from storage.tally import Tally
 from storage.task import Task
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class Committer:
         self._clock = clock
         self._gauges = gauges
         self._connection: Connection | None = None
+        self._unconnected = Tally()
         self._wait_s = wait_s
         # Until when the group under way waits for one, by `time.monotonic`.
         self._due = 0.0
@@ -236,12 +238,10 @@ class Committer:
         """What the callers of a failed group hear."""
         if isinstance(error, NotConnected):
             self._gauges.unavailable += 1
-            log.error(
-                "No connection to the database could be had for %d commands.",
-                len(group),
-                exc_info=error,
-                extra=_tasks(group),
-            )
+            # Every group of an outage ends here, and a line for each would bury the one that says why.
+            if told := self._unconnected.add(len(group)):
+                why = explain(error) or type(error.__cause__).__name__
+                log.error("No connection to the database could be had for %d commands: %s", told, why)
             return error
         if is_passing(error):
             self._gauges.unavailable += 1

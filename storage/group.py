@@ -18,7 +18,6 @@ from typing import Any, Final
 import orjson
 from sqlalchemy import (
     ARRAY,
-    BigInteger,
     Column,
     ColumnElement,
     FromClause,

@@ -24,6 +24,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from storage.commands import Command, Settle, Tick
 from storage.counts import FOLD, FOLDED_MAX
+from storage.database import explain
 from storage.dependencies import UNTAKEN
 from storage.errors import Unavailable
 from storage.gauges import TimerGauges
@@ -82,6 +83,8 @@ class Timers:
         # The tasks that could not be deleted, the last of them last; each with the time until which it is left alone,
         # and how long that is.
         self._put_off: dict[str, tuple[float, float]] = {}
+        # Whether it was said that the database is waited for.
+        self._waiting = False
         self.holding = False
         """Whether this process is the one that looks."""
         self.gauges = TimerGauges()
@@ -175,8 +178,9 @@ class Timers:
                     if loop.time() >= self._sweep_at:
                         self._sweep_at = loop.time() + SWEEP_S
                         await self.sweep()
+                self._told(None)
             except Unavailable as error:
-                log.warning("The timers wait for the database: %s", error)
+                self._told(error)
             except Exception:
                 log.exception("The timers failed; they go on.")
             await asyncio.sleep(pause_s)
@@ -192,11 +196,19 @@ class Timers:
                         await self.remove_kept()
                         self._sweep_kept_at = loop.time() + SWEEP_S
             except Unavailable as error:
-                log.warning("Deletions wait for the database: %s", error)
+                self._told(error)
             except Exception:
                 log.exception("Deletions failed; they go on.")
                 pause_s = TRY_S
             await asyncio.sleep(pause_s)
+
+    def _told(self, error: Unavailable | None) -> None:
+        """Say that the database is away, or here again: a line for each, however often it was asked."""
+        if error is not None and not self._waiting:
+            log.warning("The timers wait for the database: %s", explain(error) or error)
+        elif error is None and self._waiting:
+            log.info("The timers go on.")
+        self._waiting = error is not None
 
     async def _hold(self) -> bool:
         """Renew the duty, or take it if it has lapsed; whether it is held."""

@@ -232,8 +232,8 @@ class Writer:
                 committer.leave_unknown(group, OutcomeUnknown())
                 for entry in self._all_waiting:
                     answer(entry, Unavailable("The server is shutting down; try again."))
-            elif not self._beginning:
-                self._begin_if_due()
+            else:
+                self._begin()
 
     def _count(self, group: list[Entry]) -> None:
         now = time.monotonic()

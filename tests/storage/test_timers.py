@@ -11,7 +11,7 @@ from storage import Complete, Create, CreateMany, Options, Retry, Status, Storag
 from storage import timers as timers_module
 from storage.messenger import submit_all
 from tests.postgres import execute, session
-from tests.storage.helpers import kill_connections, messages, note, row_locked, submit
+from tests.storage.helpers import kill_connections, messages, note, proxied, row_locked, submit
 from tests.storage.linked import until
 
 
@@ -249,6 +249,30 @@ async def test_a_task_that_cannot_be_deleted_in_time_keeps_nothing_waiting(
 def test_a_lot_ends_with_what_makes_it_full_or_heavy(weights: list[int], lots: list[int]) -> None:
     commands = [(note(f"T{place}"), weight) for place, weight in enumerate(weights)]
     assert [len(lot) for lot in timers_module._lots(commands)] == lots
+
+
+async def test_that_the_database_is_away_is_told_once_and_that_it_is_here_again(
+    database: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(timers_module, "TRY_S", 0.01)
+    caplog.set_level("INFO", timers_module.__name__)
+
+    def told() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == timers_module.__name__]
+
+    async with proxied(database) as (proxy, url), open_storage(url, upgrade=False, timers=True) as storage:
+        for times in (1, 2):
+            failed = storage.pool.gauges.failed
+            async with proxy.refusing():
+                while storage.pool.gauges.failed < failed + 5:  # noqa: ASYNC110 - the pool tells nobody
+                    await asyncio.sleep(0.01)
+                assert len(told()) == 2 * times - 1
+            while len(told()) < 2 * times:  # noqa: ASYNC110 - neither does the log
+                await asyncio.sleep(0.01)
+    away, here, *again = told()
+    assert away.startswith("The timers wait for the database: ")
+    assert here == "The timers go on."
+    assert again[1] == here
 
 
 async def test_a_fault_in_a_command_of_ones_own_is_logged_and_a_refusal_is_not(

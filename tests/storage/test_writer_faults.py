@@ -320,6 +320,20 @@ async def test_a_group_that_has_waited_does_not_wait_as_long_again_for_a_connect
         assert [task.seq for task in await submit(storage, note())] == [2]
 
 
+async def test_an_outage_is_told_in_one_line_that_says_why(database: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with proxied(database) as (proxy, url), open_storage(url, upgrade=False) as storage:
+        await submit(storage, Create(task_id="T"))
+        async with proxy.refusing():
+            for _ in range(5):
+                with pytest.raises(Unavailable):
+                    await storage.writer.submit(note())
+    told = [record for record in caplog.records if record.name == committing.__name__]
+    assert {record.exc_info for record in told} == {None}
+    # One of each connection that writes, at most.
+    assert 1 <= len(told) <= 2
+    assert "No connection to the database could be had for 1 commands: [Errno" in told[0].getMessage()
+
+
 async def test_a_writer_that_is_cancelled_answers_those_that_are_held_too(database: str) -> None:
     async with open_storage(database, upgrade=False) as storage:
         await submit(storage, Create(task_id="T"))
