@@ -59,7 +59,7 @@ export function shortDateTime(iso: string, now: number): string {
 /** An ID with what cannot be seen written out, so that two that look alike do not pass for each other. */
 export function visible(id: string): string {
   return id.replace(UNSEEN, (found) =>
-    [...found].map((one) => (one === " " ? "\u2423" : `\u27e8U+${hex(one)}\u27e9`)).join(""),
+    Array.from(found).map((one) => (one === " " ? "\u2423" : `\u27e8U+${hex(one)}\u27e9`)).join(""),
   );
 }
 
