@@ -305,20 +305,20 @@ async def open_storage(
         claimer = Claimer(pool, writer.aftermath, writer.submit)
         timing = Timers(pool, writer, keep_finished_s=keep_finished_s) if timers else None
         storage = Storage(
-            pool,
-            feed,
-            live,
-            live_follower,
-            queues,
-            follower,
-            link,
-            writer,
-            claimer,
-            timing,
-            reader,
-            keys,
-            signing_keys,
-            task_tokens,
+            pool=pool,
+            feed=feed,
+            live=live,
+            live_follower=live_follower,
+            queues=queues,
+            follower=follower,
+            link=link,
+            writer=writer,
+            claimer=claimer,
+            timers=timing,
+            reader=reader,
+            keys=keys,
+            signing_keys=signing_keys,
+            task_tokens=task_tokens,
         )
         follower.start()
         try:

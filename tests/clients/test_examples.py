@@ -8,11 +8,16 @@ from typing import Final
 import pytest
 
 from tests.clients.conftest import Worlds
-from tests.clients.nodejs import EXAMPLES, INSTALL_S
+from tests.clients.nodejs import EXAMPLES, INSTALL_S, run
 
 # All of npm may be at work before the first of them.
 pytestmark = pytest.mark.timeout(INSTALL_S)
 JAVASCRIPT: Final = ("graphql-ws", "graphql-sse", "apollo", "urql")
+
+
+def test_what_is_written_in_typescript_is_clean(node: str, examples: Path) -> None:
+    # Here rather than in `make check`: its types are generated when it is built.
+    run(examples, "npm", "run", "check")
 
 
 @pytest.mark.parametrize("name", JAVASCRIPT)

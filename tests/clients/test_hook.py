@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from tests.clients.conftest import Worlds
-from tests.clients.nodejs import EXAMPLES, HOOK, INSTALL_S, install, run
+from tests.clients.nodejs import INSTALL_S, run
 from tests.clients.world import Client, World
 
 # All of npm may be at work before the first of them.
@@ -31,17 +31,6 @@ def progress(count: int) -> list[str]:
 
 def test_its_own_tests_pass(node: str, hook: Path) -> None:
     run(hook, node, "--test", *(str(path) for path in sorted((hook / "build" / "tests").glob("*.test.js"))))
-
-
-@pytest.mark.parametrize("folder", (HOOK, EXAMPLES), ids=("hook", "examples"))
-def test_what_is_written_in_typescript_is_clean(node: str, examples: Path, folder: Path) -> None:
-    install(folder)
-    run(folder, "npm", "run", "check")
-
-
-@pytest.mark.parametrize("folder", (HOOK, EXAMPLES), ids=("hook", "examples"))
-def test_a_lock_file_names_no_registry(folder: Path) -> None:
-    assert '"resolved": "http' not in (folder / "package-lock.json").read_text()
 
 
 async def test_no_event_is_missed_or_seen_twice_while_the_server_is_killed_again_and_again(

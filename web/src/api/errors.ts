@@ -13,6 +13,7 @@ const KINDS: Record<string, Problem["kind"]> = {
   LIST_OUTDATED: "outdated",
   INTERNAL_SERVER_ERROR: "failed",
   UNAVAILABLE: "failed",
+  RATE_LIMITED: "failed",
 };
 
 /** Reads a problem out of an error of a query or a mutation. */

@@ -21,7 +21,7 @@ export interface LiveConnection {
 const BEHIND_MS = 2_500;
 // From one page to another the socket stays.
 const CLOSE_AFTER_MS = 10_000;
-const GOING_AWAY = 1000;
+const NORMAL = 1000;
 const FORBIDDEN = 4403;
 
 /** Opens the socket when the first subscription needs it, and again for as long as one does. */
@@ -53,7 +53,7 @@ export function connectLive(url: string, credential: string | null): LiveConnect
   client.on("closed", (closing) => {
     clearTimeout(late);
     const code = codeOf(closing);
-    become(code === FORBIDDEN ? "refused" : code === GOING_AWAY ? "idle" : "reconnecting");
+    become(code === FORBIDDEN ? "refused" : code === NORMAL ? "idle" : "reconnecting");
   });
 
   return {
