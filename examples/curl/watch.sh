@@ -7,9 +7,9 @@ query='subscription ($id: ID!, $after: Int) { taskUpdates(taskId: $id, afterSeq:
 seen=0 ended=
 
 # The key goes to curl by a pipe: the arguments of a program can be read by everybody on the machine.
-
 while [ -z "$ended" ]; do
-  while IFS= read -r line; do
+  # A refusal has no end of line.
+  while IFS= read -r line || [ -n "$line" ]; do
     case $line in
       'event: complete') ended=yes ;;
       *'"errors":'*) echo "refused ${line#data: }" >&2; exit 1 ;;
