@@ -42,7 +42,7 @@ async def subscribe(
     address = httpx.URL(url)
     wire_url = str(address.copy_with(scheme=address.scheme.replace("http", "ws")))
     try:
-        async with connect(
+        async with _Here(
             wire_url,
             subprotocols=[PROTOCOL],
             open_timeout=OPEN_TIMEOUT_S,
@@ -82,6 +82,14 @@ async def subscribe(
         raise Unreachable(f"{url} cannot be reached: {str(error) or type(error).__name__}") from None
     except (LookupError, AttributeError, TypeError, ValueError) as error:
         raise Refused("NOT_THE_API", f"{url} says what is none of graphql-transport-ws: {error!r}.") from None
+
+
+class _Here(connect):
+    """A connection to the server that was named, and to none to which that one would send the credential on."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        """Follow none, as over HTTP."""
+        return exc
 
 
 async def _begin(wire: ClientConnection, key: str | None) -> None:

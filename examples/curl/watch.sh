@@ -6,8 +6,10 @@ task=${1:-report-5f0c9a41}
 query='subscription ($id: ID!, $after: Int) { taskUpdates(taskId: $id, afterSeq: $after) { events { seq message } } }'
 seen=0 ended=
 
+# The key goes to curl by a pipe: the arguments of a program can be read by everybody on the machine.
 while [ -z "$ended" ]; do
-  while IFS= read -r line; do
+  # A refusal has no end of line.
+  while IFS= read -r line || [ -n "$line" ]; do
     case $line in
       'event: complete') ended=yes ;;
       *'"errors":'*) echo "refused ${line#data: }" >&2; exit 1 ;;
@@ -17,7 +19,7 @@ while [ -z "$ended" ]; do
         ;;
     esac
   done < <(curl -sSN "$url" -H 'Accept: text/event-stream' -H 'Content-Type: application/json' \
-    ${SPECTRAL_KEY:+-H "Authorization: Bearer $SPECTRAL_KEY"} \
+    --config <(printf '%s' "${SPECTRAL_KEY:+header = \"Authorization: Bearer $SPECTRAL_KEY\"}") \
     -d "{\"query\": \"$query\", \"variables\": {\"id\": \"$task\", \"after\": $seen}}" || true)
   [ -n "$ended" ] || sleep 1
 done

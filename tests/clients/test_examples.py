@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,25 @@ async def test_the_example_with_curl_misses_no_event_and_prints_none_twice(world
     if shutil.which("curl") is None:
         pytest.skip("curl is not there")
     await _watch(worlds, EXAMPLES / "curl" / "watch.sh")
+
+
+async def test_the_example_with_curl_shows_its_key_to_nobody_and_says_when_it_is_refused(worlds: Worlds) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not there")
+    async with worlds(SPECTRAL_ACCESS="closed") as world:
+        await world.create("T-7")
+        watching = await world.client(EXAMPLES / "curl" / "watch.sh", "T-7", key=world.key)
+        await watching.until("event 1 Task created")
+        running = []
+        for arguments in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                running.append(arguments.read_bytes())
+        assert any(arguments.startswith(b"curl\0") and b"T-7" in arguments for arguments in running)
+        assert not any(world.key.encode() in arguments for arguments in running)
+        await world.complete("T-7")
+        assert await watching.end() == 0
+        refused = await world.client(EXAMPLES / "curl" / "watch.sh", "T-7", key="wrong")
+        assert await refused.end() == 1
 
 
 async def test_the_example_in_python_misses_no_event_and_prints_none_twice(worlds: Worlds) -> None:

@@ -2,8 +2,9 @@
 
 import http.server
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import pytest
 
@@ -148,14 +149,24 @@ def test_no_command_at_all_is_the_help(shell: Shell) -> None:
 
 
 @contextmanager
-def answering(status: int, body: bytes) -> Iterator[str]:
-    """A server of something else."""
+def answering(
+    status: int, body: bytes, headers: Mapping[str, str] = MappingProxyType({}), heard: list[str] | None = None
+) -> Iterator[str]:
+    """A server of something else, and what it was asked for."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
+            if heard is not None:
+                heard.append(self.path)
             self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
+            # One connection after the other is served.
+            self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(body)
 
@@ -195,6 +206,17 @@ def answering(status: int, body: bytes) -> Iterator[str]:
 def test_a_server_of_something_else(shell: Shell, status: int, body: bytes, code: Exit) -> None:
     with answering(status, body) as url:
         assert_one_sentence(shell("list", "--url", url, "--patience", "0"), code)
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("watch", "T"), ("tail",)])
+def test_a_credential_does_not_follow_a_redirect(shell: Shell, arguments: tuple[str, ...]) -> None:
+    elsewhere: list[str] = []
+    with answering(404, b"", heard=elsewhere) as other:
+        moved = other if arguments == ("list",) else other.replace("http", "ws")
+        with answering(302, b"", {"Location": moved}) as url:
+            ended = shell.with_(SPECTRAL_KEY="secret")(*arguments, "--url", url, "--patience", "0")
+    assert_one_sentence(ended, Exit.NO_API, "302")
+    assert elsewhere == []
 
 
 def test_nobody_reads(shell: Shell, task: str) -> None:

@@ -1,4 +1,4 @@
-// The credential lives in sessionStorage: it ends with the tab, and no other tab sees it.
+// The credential lives in sessionStorage: it ends with the tab, and no other tab sees it but a duplicate.
 const KEY = "spectral.credential";
 const listeners = new Set<() => void>();
 
