@@ -319,13 +319,17 @@ class _Life:
         """Who waits for its queue was told as soon as it was ready."""
         if self.options.queue not in self.ledger.belled:
             return
-        for line in self.lines:
-            if _CLAIMED.fullmatch(line.event.message):
-                steps = (step["at"] for step in self._steps() if step["ready"] and step["seq"] < line.event.seq)
-                ready_at = max(steps, default=self.lines[0].event.timestamp)
-                late = calm_s(ready_at, line.event.timestamp, self.ledger.troubles)
-                if late > WOKEN_S:
-                    yield f"event {line.event.seq}: nobody was told for {late:.1f} s that it was ready."
+        claims = [
+            (line.event.seq, line.event.timestamp) for line in self.lines if _CLAIMED.fullmatch(line.event.message)
+        ]
+        row = self.log.rows.get(self.task_id)
+        if row is not None and row["ready"]:
+            claims.append((row["seq"] + 1, self.log.read_at))
+        for seq, when in claims:
+            steps = (step["at"] for step in self._steps() if step["ready"] and step["seq"] < seq)
+            late = calm_s(max(steps, default=self.lines[0].event.timestamp), when, self.ledger.troubles)
+            if late > WOKEN_S:
+                yield f"event {seq}: nobody was told for {late:.1f} s that it was ready."
 
     def _deleted(self, row: Mapping[str, Any] | None) -> Iterator[str]:
         assert self.died_at is not None and row is not None

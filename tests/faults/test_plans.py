@@ -403,3 +403,9 @@ def test_a_worker_that_is_woken_in_time_is_not_said(story: Story) -> None:
     story.ledger.belled.add("q")
     story.moved('Claimed by "w4"', 26.9)
     assert not any("nobody was told" in violation for violation in story.violations())
+
+
+def test_a_task_that_nobody_is_woken_for_is_found(story: Story) -> None:
+    story.ledger.belled.add("q")
+    story.create("R", 30)
+    story.says("R: event 2: nobody was told for 10.0 s that it was ready")
