@@ -32,6 +32,7 @@ _SETTLED: Final = re.compile(
 )
 _WORDS: Final = {"SUCCESS": "has succeeded", "FAILED": "has failed", "CANCELED": "was canceled"}
 _FINAL: Final = frozenset(_WORDS)
+_ENDS: Final = (Complete, Fail, Cancel)
 
 
 def check_plans(ledger: Ledger, log: Log) -> Iterator[str]:
@@ -124,7 +125,11 @@ class _Life:
         lines, task_id = self.lines, self.task_id
         row = self.log.rows.get(task_id) or self.log.gone.get(task_id)
         reports = [line for line in lines if not _own(line)]
-        written = {name: entry for name, entry in self.entries.items() if not isinstance(entry.command, Delete)}
+        written = {
+            name: entry
+            for name, entry in self.entries.items()
+            if not isinstance(entry.command, Delete) and not self._deleted_with(entry)
+        }
         prefix = f"{task_id}: "
         for words in (
             *numbers(task_id, None if row is None else row["seq"], lines),
@@ -183,6 +188,13 @@ class _Life:
         if self.attempt > self.options.retry.max_attempts:
             yield f"event {seq} is of attempt {self.attempt} of {self.options.retry.max_attempts}."
         self.held_after[seq] = had if self.status in _FINAL else self.holder
+
+    def _deleted_with(self, entry: Entry) -> bool:
+        """Whether it was written by the transaction that deleted a task which is not kept: no table ever had it."""
+        gone = self.log.gone.get(self.task_id)
+        if gone is None or self.options.keep_for_s != 0 or gone["delete_at"] is not None:
+            return False
+        return entry.seq is not None and entry.seq > gone["seq"]
 
     def _command(self, line: Line) -> Command | None:
         entry = self.entries.get(line.report or "")
@@ -334,6 +346,8 @@ class _Life:
     def _deleted(self, row: Mapping[str, Any] | None) -> Iterator[str]:
         assert self.died_at is not None and row is not None
         if any(isinstance(entry.command, Delete) and entry.attempts for entry in self.entries.values()):
+            return
+        if any(isinstance(one.command, _ENDS) and self._deleted_with(one) for one in self.entries.values()):
             return
         delete_at = row["delete_at"]
         if delete_at is None or self.died_at < delete_at:

@@ -409,3 +409,15 @@ def test_a_task_that_nobody_is_woken_for_is_found(story: Story) -> None:
     story.ledger.belled.add("q")
     story.create("R", 30)
     story.says("R: event 2: nobody was told for 10.0 s that it was ready")
+
+
+def test_what_was_written_by_the_transaction_that_deleted_the_task_is_in_no_log(story: Story) -> None:
+    story.create("K", 30, keep_for_s=0)
+    story.dies("K", 31)
+    story.says("K: it was deleted at 2026-01-01 00:00:31+00:00, and was to be at None")
+    entry = story.ledger.enter("end of K", Complete(task_id="K", metadata={KEY: "end of K"}))
+    entry.sent()
+    entry.settle(Outcome.DONE, seq=2)
+    assert story.violations() == []
+    entry.seq = 1
+    story.says("end of K (done after 1 attempts) was acknowledged with number 1 and is not in the log")
