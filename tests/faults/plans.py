@@ -5,6 +5,7 @@ rules are stated here once more rather than asked of ``lifecycle``, so that a mi
 """
 
 import re
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ _SETTLED: Final = re.compile(
 _WORDS: Final = {"SUCCESS": "has succeeded", "FAILED": "has failed", "CANCELED": "was canceled"}
 _FINAL: Final = frozenset(_WORDS)
 _ENDS: Final = (Complete, Fail, Cancel)
+# When the clock of entries began.
+_MONOTONIC_AT: Final = time.time() - time.monotonic()
 
 
 def check_plans(ledger: Ledger, log: Log) -> Iterator[str]:
@@ -190,11 +193,14 @@ class _Life:
         self.held_after[seq] = had if self.status in _FINAL else self.holder
 
     def _deleted_with(self, entry: Entry) -> bool:
-        """Whether it was written by the transaction that deleted a task which is not kept: no table ever had it."""
+        """Whether it was written by the transaction that deleted the task, so that no table ever had it.
+
+        It was acknowledged after the deletion, then; what was acknowledged before must have been there.
+        """
         gone = self.log.gone.get(self.task_id)
-        if gone is None or self.options.keep_for_s != 0 or gone["delete_at"] is not None:
+        if gone is None or entry.seq is None or entry.seq <= gone["seq"]:
             return False
-        return entry.seq is not None and entry.seq > gone["seq"]
+        return bool(entry.settled_at + _MONOTONIC_AT >= gone["died_at"].timestamp())
 
     def _command(self, line: Line) -> Command | None:
         entry = self.entries.get(line.report or "")
@@ -281,7 +287,11 @@ class _Life:
             wanted = f'Claimed by "{hold.worker}", attempt {hold.attempt} of {self.options.retry.max_attempts}'
             if told != wanted:
                 yield f"{hold.worker} was given it by event {first} as attempt {hold.attempt}, and that is {told!r}."
+            gone = self.log.gone.get(self.task_id)
             for beat in hold.beats:
+                if gone is not None and beat.seq > gone["seq"]:
+                    # It was told by the transaction that deleted the task.
+                    continue
                 if self.held_after.get(beat.seq) != hold.worker:
                     holder = self.held_after.get(beat.seq) or "nobody"
                     yield f"{hold.worker} was told at event {beat.seq} that it has it, and {holder} did."
@@ -347,7 +357,8 @@ class _Life:
         assert self.died_at is not None and row is not None
         if any(isinstance(entry.command, Delete) and entry.attempts for entry in self.entries.values()):
             return
-        if any(isinstance(one.command, _ENDS) and self._deleted_with(one) for one in self.entries.values()):
+        ended = any(isinstance(one.command, _ENDS) and self._deleted_with(one) for one in self.entries.values())
+        if ended and self.options.keep_for_s == 0:
             return
         delete_at = row["delete_at"]
         if delete_at is None or self.died_at < delete_at:

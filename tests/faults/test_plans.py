@@ -27,7 +27,7 @@ from storage.lifecycle import decide
 from storage.task import Outcome as Over
 from tests.faults.checker import Line, Log
 from tests.faults.ledger import KEY, Beat, Entry, Hold, Ledger, Outcome, Trouble
-from tests.faults.plans import calm_s, check_plans, check_quiet
+from tests.faults.plans import _MONOTONIC_AT, calm_s, check_plans, check_quiet
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TICK = Tick(task_id="T")
@@ -418,6 +418,10 @@ def test_what_was_written_by_the_transaction_that_deleted_the_task_is_in_no_log(
     entry = story.ledger.enter("end of K", Complete(task_id="K", metadata={KEY: "end of K"}))
     entry.sent()
     entry.settle(Outcome.DONE, seq=2)
+    entry.settled_at = at(31).timestamp() - _MONOTONIC_AT
     assert story.violations() == []
+    entry.settled_at -= 0.1
+    story.says("end of K (done after 1 attempts) was acknowledged with number 2 and is not in the log")
+    entry.settled_at += 0.1
     entry.seq = 1
     story.says("end of K (done after 1 attempts) was acknowledged with number 1 and is not in the log")
