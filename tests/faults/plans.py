@@ -5,6 +5,7 @@ rules are stated here once more rather than asked of ``lifecycle``, so that a mi
 """
 
 import re
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,9 @@ _SETTLED: Final = re.compile(
 )
 _WORDS: Final = {"SUCCESS": "has succeeded", "FAILED": "has failed", "CANCELED": "was canceled"}
 _FINAL: Final = frozenset(_WORDS)
+_ENDS: Final = (Complete, Fail, Cancel)
+# When the clock of entries began.
+_MONOTONIC_AT: Final = time.time() - time.monotonic()
 
 
 def check_plans(ledger: Ledger, log: Log) -> Iterator[str]:
@@ -124,7 +128,11 @@ class _Life:
         lines, task_id = self.lines, self.task_id
         row = self.log.rows.get(task_id) or self.log.gone.get(task_id)
         reports = [line for line in lines if not _own(line)]
-        written = {name: entry for name, entry in self.entries.items() if not isinstance(entry.command, Delete)}
+        written = {
+            name: entry
+            for name, entry in self.entries.items()
+            if not isinstance(entry.command, Delete) and not self._deleted_with(entry)
+        }
         prefix = f"{task_id}: "
         for words in (
             *numbers(task_id, None if row is None else row["seq"], lines),
@@ -183,6 +191,16 @@ class _Life:
         if self.attempt > self.options.retry.max_attempts:
             yield f"event {seq} is of attempt {self.attempt} of {self.options.retry.max_attempts}."
         self.held_after[seq] = had if self.status in _FINAL else self.holder
+
+    def _deleted_with(self, entry: Entry) -> bool:
+        """Whether it was written by the transaction that deleted the task, so that no table ever had it.
+
+        It was acknowledged after the deletion, then; what was acknowledged before must have been there.
+        """
+        gone = self.log.gone.get(self.task_id)
+        if gone is None or entry.seq is None or entry.seq <= gone["seq"]:
+            return False
+        return bool(entry.settled_at + _MONOTONIC_AT >= gone["died_at"].timestamp())
 
     def _command(self, line: Line) -> Command | None:
         entry = self.entries.get(line.report or "")
@@ -269,7 +287,11 @@ class _Life:
             wanted = f'Claimed by "{hold.worker}", attempt {hold.attempt} of {self.options.retry.max_attempts}'
             if told != wanted:
                 yield f"{hold.worker} was given it by event {first} as attempt {hold.attempt}, and that is {told!r}."
+            gone = self.log.gone.get(self.task_id)
             for beat in hold.beats:
+                if gone is not None and beat.seq > gone["seq"]:
+                    # It was told by the transaction that deleted the task.
+                    continue
                 if self.held_after.get(beat.seq) != hold.worker:
                     holder = self.held_after.get(beat.seq) or "nobody"
                     yield f"{hold.worker} was told at event {beat.seq} that it has it, and {holder} did."
@@ -319,17 +341,24 @@ class _Life:
         """Who waits for its queue was told as soon as it was ready."""
         if self.options.queue not in self.ledger.belled:
             return
-        for line in self.lines:
-            if _CLAIMED.fullmatch(line.event.message):
-                steps = (step["at"] for step in self._steps() if step["ready"] and step["seq"] < line.event.seq)
-                ready_at = max(steps, default=self.lines[0].event.timestamp)
-                late = calm_s(ready_at, line.event.timestamp, self.ledger.troubles)
-                if late > WOKEN_S:
-                    yield f"event {line.event.seq}: nobody was told for {late:.1f} s that it was ready."
+        claims = [
+            (line.event.seq, line.event.timestamp) for line in self.lines if _CLAIMED.fullmatch(line.event.message)
+        ]
+        row = self.log.rows.get(self.task_id)
+        if row is not None and row["ready"]:
+            claims.append((row["seq"] + 1, self.log.read_at))
+        for seq, when in claims:
+            steps = (step["at"] for step in self._steps() if step["ready"] and step["seq"] < seq)
+            late = calm_s(max(steps, default=self.lines[0].event.timestamp), when, self.ledger.troubles)
+            if late > WOKEN_S:
+                yield f"event {seq}: nobody was told for {late:.1f} s that it was ready."
 
     def _deleted(self, row: Mapping[str, Any] | None) -> Iterator[str]:
         assert self.died_at is not None and row is not None
         if any(isinstance(entry.command, Delete) and entry.attempts for entry in self.entries.values()):
+            return
+        ended = any(isinstance(one.command, _ENDS) and self._deleted_with(one) for one in self.entries.values())
+        if ended and self.options.keep_for_s == 0:
             return
         delete_at = row["delete_at"]
         if delete_at is None or self.died_at < delete_at:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from unittest.mock import patch
 from zlib import crc32
 
+from graphql_api import leases
 from graphql_api.program import main
 from storage import (
     Command,
@@ -295,7 +296,8 @@ def lists_end_for_nothing() -> None:
 
 
 def wakes_are_lost() -> None:
-    """Who waits for a queue finds out by counting."""
+    """Who waits for a queue finds out by counting, and that is rare."""
+    _replace(leases, "COUNT_EVERY_S", 60)
     _replace(Queues, "_wake_here", lambda *_: None)
 
 

@@ -117,7 +117,7 @@ def test_planted_bugs_of_lists_and_wakes_are_all_found() -> None:
     words = {
         "lists_hear_half": "did not hear in time that",
         "older_states_stay": ", which is ",
-        "deletions_are_not_told": ", which is gone",
+        "deletions_are_not_told": " was deleted: it was not told",
         "lists_run_backwards": " after that of ",
         "filters_forget_tags": ", for which it did not ask",
         "wakes_are_lost": "nobody was told for",

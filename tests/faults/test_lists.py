@@ -232,3 +232,8 @@ def test_a_page_that_was_read_before_a_message_changes_nothing() -> None:
     view.take(Told(at(7), state(1, "PENDING", 9, born=9)))
     view.take(Told(at(8), state(2, "IN_PROGRESS", 2), deleted=True))
     assert view.latest["T"].state.created_at == at(9)
+
+
+def test_what_one_transaction_created_and_removed_need_not_be_told(story: Story) -> None:
+    story.changes.append(Change(at(70), True, state(1, "PENDING", 70, born=70, task_id="V")))
+    assert story.violations() == []

@@ -27,7 +27,7 @@ from storage.lifecycle import decide
 from storage.task import Outcome as Over
 from tests.faults.checker import Line, Log
 from tests.faults.ledger import KEY, Beat, Entry, Hold, Ledger, Outcome, Trouble
-from tests.faults.plans import calm_s, check_plans, check_quiet
+from tests.faults.plans import _MONOTONIC_AT, calm_s, check_plans, check_quiet
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TICK = Tick(task_id="T")
@@ -403,3 +403,25 @@ def test_a_worker_that_is_woken_in_time_is_not_said(story: Story) -> None:
     story.ledger.belled.add("q")
     story.moved('Claimed by "w4"', 26.9)
     assert not any("nobody was told" in violation for violation in story.violations())
+
+
+def test_a_task_that_nobody_is_woken_for_is_found(story: Story) -> None:
+    story.ledger.belled.add("q")
+    story.create("R", 30)
+    story.says("R: event 2: nobody was told for 10.0 s that it was ready")
+
+
+def test_what_was_written_by_the_transaction_that_deleted_the_task_is_in_no_log(story: Story) -> None:
+    story.create("K", 30, keep_for_s=0)
+    story.dies("K", 31)
+    story.says("K: it was deleted at 2026-01-01 00:00:31+00:00, and was to be at None")
+    entry = story.ledger.enter("end of K", Complete(task_id="K", metadata={KEY: "end of K"}))
+    entry.sent()
+    entry.settle(Outcome.DONE, seq=2)
+    entry.settled_at = at(31).timestamp() - _MONOTONIC_AT
+    assert story.violations() == []
+    entry.settled_at -= 0.1
+    story.says("end of K (done after 1 attempts) was acknowledged with number 2 and is not in the log")
+    entry.settled_at += 0.1
+    entry.seq = 1
+    story.says("end of K (done after 1 attempts) was acknowledged with number 1 and is not in the log")
