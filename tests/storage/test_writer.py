@@ -118,6 +118,20 @@ async def test_a_group_goes_beside_one_that_waits_with_commands_on_other_tasks(
         assert await messages(storage) == [CREATED, *"0123"]
 
 
+async def test_what_a_full_group_has_left_is_begun_beside_it(database: str) -> None:
+    async with open_storage(database, upgrade=False, group_commands_max=BESIDE_COMMANDS_MIN) as storage:
+        beside = [f"T{n}" for n in range(BESIDE_COMMANDS_MIN)]
+        await submit(storage, Create(task_id="T"), *(Create(task_id=task_id) for task_id in beside))
+        async with row_locked(database):
+            # All come at once; nobody comes later and begins something.
+            full = asyncio.create_task(submit(storage, *[note()] * BESIDE_COMMANDS_MIN))
+            left = asyncio.create_task(submit(storage, *map(note, beside)))
+            async with asyncio.timeout(10):
+                assert {outcome.seq for outcome in await left} == {2}
+            assert not full.done()
+        assert {outcome.seq for outcome in await full} == set(range(2, 2 + BESIDE_COMMANDS_MIN))
+
+
 async def test_a_group_holds_at_most_its_number_of_commands(database: str) -> None:
     async with open_storage(database, upgrade=False, group_commands_max=10) as storage:
         await submit(storage, Create(task_id="T"))

@@ -289,6 +289,43 @@ def test_tasks_are_sent_in_the_order_in_which_their_rows_are_to_be_locked() -> N
         remembered.keep(task)
     decided = decide_from_memory([note("c"), note("a"), note("b"), note("a")], NOW, remembered)
     assert [(task.task_id, task.seq) for task in decided.changed] == [("a", 3), ("b", 2), ("c", 2)]
+    sent = decided.sent(moved=False)
+    assert [(row["task_id"], row["seq"]) for row in sent] == [("a", 2), ("a", 3), ("b", 2), ("c", 2)]
+    # How a task is left is said once, with its last event.
+    assert [row.get("seen_seq") for row in sent] == [None, 1, 1, 1]
+
+
+AWKWARD = [
+    "\"quoted\" and 'quoted'",
+    "back\\slashes \\n \\u0041 \\\\",
+    "".join(map(chr, range(1, 32))) + "\x7f\x85\u2028\ufeff",
+    '{a,NULL,"b"} [1] null',
+    "Zoë \N{SNOWMAN} \U0001d11e \uffff",
+]
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+async def test_texts_come_back_as_they_were_sent(database: str, remembered: bool) -> None:
+    task_ids = [f"T {text}" for text in AWKWARD] if remembered else list("ABCDE")
+    async with open_storage(database, upgrade=False) as one, open_storage(database, upgrade=False) as two:
+        await submit(one, *(Create(task_id=task_id) for task_id in task_ids))
+        # Both are groups of several; the one with keys is decided under the lock.
+        storage, keys = (one, [None] * len(AWKWARD)) if remembered else (two, AWKWARD)
+        reports = [
+            note(task_id, text, metadata={text: [text, 1e308, -0.5, 2**53]}, idempotency_key=key, actor=text)
+            for task_id, text, key in zip(task_ids, AWKWARD, keys, strict=True)
+        ]
+        with spied(storage) as spy:
+            outcomes = await submit(storage, *reports)
+        assert any(statement in AT_ONCE for statement in spy.statements) is remembered
+        for outcome, text in zip(outcomes, AWKWARD, strict=True):
+            (event,) = await two.reader.events(outcome.task_id, 2, 2)
+            assert (event.message, event.actor, event.timestamp) == (text, text, outcome.updated_at)
+            assert event.metadata is not None
+            assert event.metadata.value() == {text: [text, 1e308, -0.5, 2**53]}
+        if not remembered:
+            # What a key stands for is found again.
+            assert await submit(storage, *reports) == [outcome._replace(last_event=None) for outcome in outcomes]
 
 
 async def test_a_task_that_was_deleted_is_not_remembered(database: str) -> None:
