@@ -22,7 +22,7 @@ class WorkerError(Exception):
 
 
 class Unreachable(WorkerError):
-    """The server gave no answer that counts, in the time that there was; `answered`, if it said that it cannot serve."""
+    """The server gave no answer that counts, in the time that there was; or `answered` that it cannot serve."""
 
     def __init__(self, message: str, *, answered: bool = False) -> None:
         super().__init__(message)
