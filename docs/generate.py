@@ -334,7 +334,8 @@ def _command(name: str, command: Any) -> Iterator[str]:
 
 
 def _metavar(argument: TyperArgument) -> str:
-    return (argument.metavar or argument.name or "").strip("{}")
+    name = (argument.metavar or argument.name or "").strip("{}")
+    return name if argument.required else f"[{name}]"
 
 
 def _value(option: TyperOption) -> str:

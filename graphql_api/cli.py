@@ -115,7 +115,9 @@ def schema_command() -> None:
 
 @keys_app.command("create")
 def create_key(
-    name: Annotated[str, typer.Argument(help="Whose key it is: what `createdBy` of the tasks will say.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Whose key it is: what `createdBy` of the tasks will say.")
+    ],
     permission: Annotated[
         list[Permission], typer.Option("--permission", "-p", help="What it may do; repeat it for several.")
     ],
@@ -137,8 +139,11 @@ def list_keys() -> None:
 
 
 @keys_app.command("revoke")
-def revoke_key(name: Annotated[str, typer.Argument(help="The name of the key.")]) -> None:
-    """Make a key open nothing any more, nor the task tokens made with it. Running servers notice within ten seconds."""
+def revoke_key(name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the key.")]) -> None:
+    """Make a key open nothing any more.
+
+    Neither do the task tokens that were made with it. Running servers notice within ten seconds.
+    """
     _with_storage(lambda storage: storage.keys.revoke(name))
     audit.record(Action.API_KEY_REVOKE, actor=audit.person(), key=name)
 
@@ -166,8 +171,13 @@ def rotate_signing_key() -> None:
 
 
 @signing_keys_app.command("revoke")
-def revoke_signing_key(key: Annotated[str, typer.Argument(help="The ID of the key, as it is listed.")]) -> None:
-    """Forget a key, so that no task token that it signed opens anything. Running servers notice within ten seconds."""
+def revoke_signing_key(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The ID of the key, as it is listed.")],
+) -> None:
+    """Forget a key.
+
+    No task token that it signed opens anything then. Running servers notice within ten seconds.
+    """
     _with_storage(lambda storage: storage.signing_keys.revoke(key))
     audit.record(Action.SIGNING_KEY_REVOKE, actor=audit.person(), key=key)
 

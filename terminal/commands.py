@@ -99,7 +99,7 @@ def _converse(url: str | None, patience: float, work: "Callable[[Session], Await
 def create(
     task_id: Annotated[
         str | None,
-        typer.Argument(metavar="[TASK_ID]", help="Its ID. Without one it gets a random one.", show_default=False),
+        typer.Argument(metavar="TASK_ID", help="Its ID. Without one it gets a random one.", show_default=False),
     ] = None,
     metadata: Metadata = None,
     tag: Annotated[
@@ -290,7 +290,7 @@ def tail(
     task_id: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TASK_ID]", help="The task. Without one, all that the options mean.", autocompletion=_ids,
+            metavar="TASK_ID", help="The task. Without one, all that the options mean.", autocompletion=_ids,
             show_default=False,
         ),
     ] = None,

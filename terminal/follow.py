@@ -70,7 +70,7 @@ async def follow(
             wait_s = next(waits)
             if created_at is None and not anew and clock() + wait_s > give_up_at:
                 raise
-            lost(str(error))
+            lost(_briefly(error, client))
             await asyncio.sleep(wait_s)
 
 
@@ -122,8 +122,13 @@ async def follow_all(
             wait_s = next(waits)
             if give_up_at is not None and clock() + wait_s > give_up_at:
                 raise
-            lost(str(error))
+            lost(_briefly(error, client))
             await asyncio.sleep(wait_s)
+
+
+def _briefly(error: Exception, client: Client) -> str:
+    """What a line has room for: which server it is, is known."""
+    return str(error).replace(client.url, "the server")
 
 
 def _as_told(task: Mapping[str, Any]) -> News:

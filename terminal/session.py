@@ -37,7 +37,7 @@ class Session:
         """Tell a person who waits."""
         self.unanswered += 1
         if self.unanswered == 1 and sys.stderr.isatty():
-            sys.stderr.write(f"{self.place.url} gives no answer; trying for {self.patience_s:g} s ({plain(why)})\n")
+            sys.stderr.write(f"{plain(why).rstrip('.')}; trying again for {self.patience_s:g} s.\n")
 
 
 def converse(url: str | None, patience_s: float, work: Callable[[Session], Awaitable[Exit | None]]) -> None:
@@ -66,7 +66,7 @@ def converse(url: str | None, patience_s: float, work: Callable[[Session], Await
 def failure(error: WorkerError, place: Place) -> Failure:
     """An error of the library as the end of a command."""
     if isinstance(error, Unreachable):
-        return Failure(Exit.UNREACHABLE, f"{_sentence(str(error))} {_how_to_reach(place)}")
+        return Failure(Exit.UNREACHABLE, f"{_sentence(str(error))} {_how_to_reach(place, error)}")
     assert isinstance(error, Refused)
     code = OF_CODE.get(error.code, Exit.NO_API)
     message = _sentence(str(error))
@@ -90,7 +90,9 @@ def _sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-def _how_to_reach(place: Place) -> str:
+def _how_to_reach(place: Place, error: Unreachable) -> str:
+    if error.answered:
+        return "Its log may say why."
     if place.own:
         return "It runs, and does not answer; its log may say why."
     return f"Start a server with `spectral-notify serve`, or set {URL} to the address of one."
@@ -99,4 +101,6 @@ def _how_to_reach(place: Place) -> str:
 def _how_to_sign_in(place: Place) -> str:
     if place.key is None:
         return f"Set {KEY} to a key; `spectral-notify keys create` makes one beside the server."
-    return f"Set {KEY} to a key that is good." if not place.own else f"Set {KEY}, or make admin.key anew."
+    if os.environ.get(KEY):
+        return f"Set {KEY} to one that is good."
+    return f"It is that of admin.key; set {KEY} to one that `spectral-notify keys create` makes."

@@ -23,7 +23,9 @@ from worker.errors import Refused
 EVENTS_SHOWN: Final = 8
 FRAMES_PER_S: Final = 8
 BAR_WIDTH_MAX: Final = 48
-_BESIDE_THE_BAR: Final = 44
+_BAR_WIDTH_MIN: Final = 8
+# What stands beside the ID and the bar.
+_BESIDE: Final = 37
 
 
 class View(Protocol):
@@ -166,16 +168,17 @@ class Picture:
         return Group(*parts)
 
     def _head(self, task: Mapping[str, Any]) -> RenderableType:
-        width = self._out.width
-        drawn = max(8, min(BAR_WIDTH_MAX, width // 2, width - _BESIDE_THE_BAR))
+        width, name = self._out.width, Text(look.plain(task["taskId"]), "bold")
+        # The bar has what the ID leaves, and the ID gives way to the smallest bar.
+        drawn = max(_BAR_WIDTH_MIN, min(BAR_WIDTH_MAX, width // 2, width - name.cell_len - _BESIDE))
         head = Table.grid(padding=(0, 2, 0, 0))
-        head.add_column(no_wrap=True, overflow="ellipsis", max_width=max(10, width - drawn - 37))
+        head.add_column(no_wrap=True, overflow="ellipsis", max_width=max(10, width - drawn - _BESIDE))
         head.add_column(no_wrap=True)
         head.add_column(width=drawn)
         head.add_column(no_wrap=True, width=5)
         head.add_column(no_wrap=True)
         head.add_row(
-            Text(look.plain(task["taskId"]), "bold"),
+            name,
             look.status(task),
             look.bar(task, drawn),
             Text(f"{task['progress']:>3} %", "bold"),

@@ -25,9 +25,13 @@ _FAULTS_MAX: Final = 3
 class Again(Exception):
     """No answer that counts; another attempt may bring one."""
 
-    def __init__(self, why: str, after_s: float = 0.0, refused: Refused | None = None) -> None:
+    def __init__(
+        self, why: str, after_s: float = 0.0, refused: Refused | None = None, *, answered: bool = False
+    ) -> None:
         super().__init__(why)
         self.after_s = after_s
+        # Whether these are the words of the server.
+        self.answered = answered
         # What the server said, if it is to be believed in the end.
         self.refused = refused
 
@@ -78,8 +82,8 @@ class Client:
                     if faults == _FAULTS_MAX:
                         raise again.refused from None
                 if clock() + wait_s > give_up_at:
-                    raise again.refused or Unreachable(f"{self.url} gave no answer that counts: {again}") from None
-                self._unanswered(str(again))
+                    raise again.refused or unreachable(self.url, again) from None
+                self._unanswered(str(unreachable(self.url, again)))
             await asyncio.sleep(wait_s)
         raise AssertionError("pauses have no end")
 
@@ -87,15 +91,15 @@ class Client:
         try:
             response = await self._http.post(self.url, json={"query": document, "variables": variables})
         except httpx.RequestError as error:
-            raise Again(f"{type(error).__name__}: {error}") from error
+            raise Again(_in_words(error)) from error
         except UnicodeEncodeError as error:
             raise refusal("BAD_USER_INPUT", f"What is sent must be valid Unicode: {error.reason}.", {}) from error
         body = _read(response)
         if body is None:
-            why = f"HTTP status {response.status_code} and no GraphQL"
+            why = f"answered with HTTP status {response.status_code} and no GraphQL"
             if response.status_code in PASSING:
                 raise Again(why)
-            raise Refused(f"HTTP_{response.status_code}", f"{self.url} answered with {why}.")
+            raise Refused(f"HTTP_{response.status_code}", f"{self.url} {why}.")
         if errors := body.get("errors"):
             raise verdict(errors[0])
         (answer,) = body["data"].values()
@@ -124,6 +128,20 @@ def verdict(error: Mapping[str, Any]) -> Again | Refused:
     extensions = error.get("extensions") or {}
     code, message = str(extensions.get("code", _INTERNAL)), str(error.get("message", ""))
     if extensions.get("retryable"):
-        return Again(message, after_s=extensions.get("retryAfterMs", 0) / 1000)
+        return Again(message, after_s=extensions.get("retryAfterMs", 0) / 1000, answered=True)
     refused = refusal(code, message, extensions)
-    return Again(message, refused=refused) if code == _INTERNAL else refused
+    return Again(message, refused=refused, answered=True) if code == _INTERNAL else refused
+
+
+def unreachable(url: str, again: Again) -> Unreachable:
+    """What it is when there was no other attempt."""
+    why = f"{url} cannot serve now: {again}" if again.answered else f"{url} {again}"
+    return Unreachable(why, answered=again.answered)
+
+
+def _in_words(error: httpx.RequestError) -> str:
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return f"cannot be reached: {str(error) or 'no connection was made in time'}"
+    if isinstance(error, httpx.TimeoutException):
+        return "did not answer in time"
+    return f"broke off: {str(error) or type(error).__name__}"

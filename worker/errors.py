@@ -22,7 +22,11 @@ class WorkerError(Exception):
 
 
 class Unreachable(WorkerError):
-    """The server gave no answer that counts, in the time that there was."""
+    """The server gave no answer that counts, in the time that there was; or `answered` that it cannot serve."""
+
+    def __init__(self, message: str, *, answered: bool = False) -> None:
+        super().__init__(message)
+        self.answered = answered
 
 
 class Refused(WorkerError):

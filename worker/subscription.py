@@ -11,7 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
-from worker.client import PASSING, Again, Client, verdict
+from worker.client import PASSING, Again, Client, unreachable, verdict
 from worker.errors import Refused, Unreachable, refusal
 
 PROTOCOL: Final = Subprotocol("graphql-transport-ws")
@@ -61,9 +61,9 @@ async def subscribe(
                         (answer,) = message["payload"]["data"].values()
                         yield answer if message["id"] == "1" else Begun(answer)
                     case "next":
-                        _refuse(message["payload"]["errors"])
+                        _refuse(url, message["payload"]["errors"])
                     case "error":
-                        _refuse(message["payload"])
+                        _refuse(url, message["payload"])
                     case "complete" if message["id"] == "1":
                         return
                     case "ping":
@@ -72,7 +72,7 @@ async def subscribe(
     except ConnectionClosed as closed:
         if closed.rcvd is not None and closed.rcvd.code == _FORBIDDEN:
             raise refusal("UNAUTHENTICATED", closed.rcvd.reason or "The credential is not good.", {}) from None
-        raise Unreachable(f"The socket to {url} was closed: {closed}") from None
+        raise Unreachable(f"{url} {_ended(closed)}") from None
     except InvalidStatus as answer:
         status = answer.response.status_code
         if status in PASSING:
@@ -104,10 +104,16 @@ async def _ask(wire: ClientConnection, number: str, document: str, variables: Ma
     await _say(wire, {"type": "subscribe", "id": number, "payload": {"query": document, "variables": variables}})
 
 
-def _refuse(errors: Any) -> NoReturn:
+def _ended(closed: ConnectionClosed) -> str:
+    if closed.rcvd is None:
+        return "broke off the socket"
+    return f"closed the socket: {closed.rcvd.reason or f'code {closed.rcvd.code}'}"
+
+
+def _refuse(url: str, errors: Any) -> NoReturn:
     refused = verdict(errors[0])
     if isinstance(refused, Again):
-        raise refused.refused or Unreachable(str(refused))
+        raise refused.refused or unreachable(url, refused)
     raise refused
 
 

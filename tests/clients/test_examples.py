@@ -38,6 +38,15 @@ async def test_the_example_with_curl_misses_no_event_and_prints_none_twice(world
     await _watch(worlds, EXAMPLES / "curl" / "watch.sh")
 
 
+def _command_lines() -> list[bytes]:
+    """What every process of the machine was started with."""
+    found = []
+    for arguments in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.append(arguments.read_bytes())
+    return found
+
+
 async def test_the_example_with_curl_shows_its_key_to_nobody_and_says_when_it_is_refused(worlds: Worlds) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not there")
@@ -45,10 +54,7 @@ async def test_the_example_with_curl_shows_its_key_to_nobody_and_says_when_it_is
         await world.create("T-7")
         watching = await world.client(EXAMPLES / "curl" / "watch.sh", "T-7", key=world.key)
         await watching.until("event 1 Task created")
-        running = []
-        for arguments in Path("/proc").glob("[0-9]*/cmdline"):
-            with suppress(OSError):
-                running.append(arguments.read_bytes())
+        running = _command_lines()
         assert any(arguments.startswith(b"curl\0") and b"T-7" in arguments for arguments in running)
         assert not any(world.key.encode() in arguments for arguments in running)
         await world.complete("T-7")

@@ -11,7 +11,7 @@ from graphql_api import audit
 from graphql_api.logs import TextFormatter
 from storage import Permission
 from storage.committer import Committer, Entry
-from tests.graphql_api.clients import TRANSPORTS, Api, Transport, code, data, until
+from tests.graphql_api.clients import TRANSPORTS, Api, Transport, code, until
 from tests.graphql_api.conftest import Serving
 from tests.graphql_api.test_access import SECRET, token
 from tests.graphql_api.test_task_tokens import CREATE_TOKEN, task_token

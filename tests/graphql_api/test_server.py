@@ -251,7 +251,9 @@ async def test_a_data_folder_serves_from_its_first_start_on(data_dir: Path) -> N
             server.terminate()
             assert await server.ended() == 0
         assert server.printed.count(" curl ") == 1
-        assert not [line for line in server.log if "spn_" in line or " WARNING " in line or " ERROR " in line]
+        # Where there is no Node.js, it says that there are no pages.
+        said = [line for line in server.log if "make web" not in line]
+        assert not [line for line in said if "spn_" in line or " WARNING " in line or " ERROR " in line]
 
         async with program("serve", SPECTRAL_DATA_DIR=data_dir) as server:
             url = await server.url()
@@ -260,4 +262,6 @@ async def test_a_data_folder_serves_from_its_first_start_on(data_dir: Path) -> N
             server.terminate()
             assert await server.ended() == 0
         assert server.printed == ""
-        assert not [line for line in server.log if "spn_" in line or " WARNING " in line or " ERROR " in line]
+        # Where there is no Node.js, it says that there are no pages.
+        said = [line for line in server.log if "make web" not in line]
+        assert not [line for line in said if "spn_" in line or " WARNING " in line or " ERROR " in line]

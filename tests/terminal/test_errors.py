@@ -219,6 +219,13 @@ def test_a_credential_does_not_follow_a_redirect(shell: Shell, arguments: tuple[
     assert elsewhere == []
 
 
+def test_a_server_whose_database_is_away_is_not_to_be_started(shell: Shell) -> None:
+    body = b'{"errors": [{"message": "Away.", "extensions": {"code": "UNAVAILABLE", "retryable": true}}]}'
+    with answering(503, body) as url:
+        ended = shell("list", "--url", url, "--patience", "0")
+    assert_one_sentence(ended, Exit.UNREACHABLE, f"{url} cannot serve now: Away. Its log may say why.")
+
+
 def test_nobody_reads(shell: Shell, task: str) -> None:
     with shell.start("tail", task) as running:
         running.until("Task created")
