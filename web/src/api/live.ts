@@ -17,7 +17,7 @@ export interface LiveConnection {
 
 // A server that has not answered a ping within this is behind. The client gives the socket up soon after.
 const BEHIND_MS = 2_500;
-const NORMAL = 1000;
+const GOING_AWAY = 1000;
 const FORBIDDEN = 4403;
 
 /** Opens the socket when the first subscription needs it, and again for as long as one does. */
@@ -49,7 +49,7 @@ export function connectLive(url: string, credential: string | null): LiveConnect
   client.on("closed", (closing) => {
     clearTimeout(late);
     const code = codeOf(closing);
-    become(code === FORBIDDEN ? "refused" : code === NORMAL ? "idle" : "reconnecting");
+    become(code === FORBIDDEN ? "refused" : code === GOING_AWAY ? "idle" : "reconnecting");
   });
 
   return {
