@@ -1,8 +1,8 @@
 // What a first visitor finds: one task, made and reported on in one tab, watched in another, looked at in the third.
 import { HEADERS } from "./credential";
 
-const LOOK = `# One task with its history. \`tasks\`, the list
-# of all of them, needs a credential with LIST.
+const LOOK = `# One task with its history. The list of
+# all, tasks, needs a credential with LIST.
 query Look {
   viewer {
     name
@@ -21,8 +21,8 @@ query Look {
 }
 `;
 
-const CHANGE = `# Play asks which of the three. To create needs
-# a credential: put a key under Headers, below.
+const CHANGE = `# The play button asks which of the three.
+# To create needs a key: see Headers, below.
 mutation Create {
   create(taskId: "example", metadata: { pages: 12 }) {
     taskId
@@ -46,8 +46,8 @@ mutation Complete {
 }
 `;
 
-const WATCH = `# First the task as it is, with every event so far,
-# then each change when it happens, until its end.
+const WATCH = `# First the task as it is, with all events,
+# then each change, until its end.
 subscription Watch {
   taskUpdates(taskId: "example", afterSeq: 0) {
     type

@@ -18,6 +18,7 @@ export interface Known {
 }
 
 const PATH = "/graphql";
+const FORBIDDEN = 4403;
 
 /** The answer to a query or a mutation, or the answers to a subscription for as long as they are wanted. */
 export function ask(asked: Asked, known: Known = {}) {
@@ -43,7 +44,8 @@ async function* watch(asked: Asked, headers: Record<string, string>): AsyncGener
     url: `${location.protocol.replace("http", "ws")}//${location.host}${PATH}`,
     connectionParams: headers,
     retryAttempts: Infinity,
-    shouldRetry: () => true,
+    // A credential that is refused is refused again.
+    shouldRetry: (problem) => !(problem instanceof CloseEvent && problem.code === FORBIDDEN),
   });
   try {
     const { query, operationName, variables } = asked;

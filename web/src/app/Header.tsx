@@ -6,7 +6,7 @@ import { signOut } from "../session/session";
 import { chooseTheme, type Theme, THEMES, useTheme } from "../theme/theme";
 import { Brand, Check, Contrast, Person, Question } from "../ui/icons";
 import { Help } from "./Help";
-import { Link } from "./router";
+import { Link, usePathname } from "./router";
 import { useShortcut } from "./shortcuts";
 
 const WORDS: Record<Theme, string> = { system: "As the system", light: "Light", dark: "Dark" };
@@ -14,6 +14,7 @@ const WORDS: Record<Theme, string> = { system: "As the system", light: "Light", 
 /** The bar above every page, also while nobody knows yet who looks. */
 export function Header() {
   const viewer = use(ScopeContext)?.viewer;
+  const pathname = usePathname();
   const [help, setHelp] = useState(false);
   useShortcut("?", () => setHelp(true));
   return (
@@ -23,7 +24,11 @@ export function Header() {
         <span className="brand-name">spectral-notify</span>
       </Link>
       <nav className="header-nav" aria-label="Main">
-        {!viewer?.taskId && <Link href="/">Tasks</Link>}
+        {!viewer?.taskId && (
+          <Link href="/" aria-current={pathname === "/" ? "page" : undefined}>
+            Tasks
+          </Link>
+        )}
         <a href="/graphql">Explorer</a>
       </nav>
       <div className="header-tools">

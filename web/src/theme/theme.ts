@@ -34,7 +34,8 @@ export function useDark(): boolean {
   return useSyncExternalStore(onChange, () => chosen() === "dark" || (chosen() === "system" && machine.matches));
 }
 
-function chosen(): Theme {
+/** The choice now. */
+export function chosen(): Theme {
   const kept = localStorage.getItem(KEY);
   return THEMES.find((theme) => theme === kept) ?? "system";
 }
