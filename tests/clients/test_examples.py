@@ -38,15 +38,6 @@ async def test_the_example_with_curl_misses_no_event_and_prints_none_twice(world
     await _watch(worlds, EXAMPLES / "curl" / "watch.sh")
 
 
-def _command_lines() -> list[bytes]:
-    """What every process of the machine was started with."""
-    found = []
-    for arguments in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            found.append(arguments.read_bytes())
-    return found
-
-
 async def test_the_example_with_curl_shows_its_key_to_nobody_and_says_when_it_is_refused(worlds: Worlds) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not there")
@@ -54,7 +45,7 @@ async def test_the_example_with_curl_shows_its_key_to_nobody_and_says_when_it_is
         await world.create("T-7")
         watching = await world.client(EXAMPLES / "curl" / "watch.sh", "T-7", key=world.key)
         await watching.until("event 1 Task created")
-        running = _command_lines()
+        running = _arguments_of_all()
         assert any(arguments.startswith(b"curl\0") and b"T-7" in arguments for arguments in running)
         assert not any(world.key.encode() in arguments for arguments in running)
         await world.complete("T-7")
@@ -65,6 +56,15 @@ async def test_the_example_with_curl_shows_its_key_to_nobody_and_says_when_it_is
 
 async def test_the_example_in_python_misses_no_event_and_prints_none_twice(worlds: Worlds) -> None:
     await _watch(worlds, sys.executable, EXAMPLES / "python-gql" / "watch.py")
+
+
+def _arguments_of_all() -> list[bytes]:
+    """What everybody on the machine can read of all programs that run."""
+    found = []
+    for arguments in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.append(arguments.read_bytes())
+    return found
 
 
 async def _watch(worlds: Worlds, *command: str | Path) -> list[str]:
