@@ -244,7 +244,7 @@ async def test_what_was_found_out_is_not_read_again(
     database: str, feed_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look_often(monkeypatch)
-    monkeypatch.setattr(live_follower, "ANNOUNCED_WITHIN_S", WAIT_S)
+    monkeypatch.setattr(live_follower, "ANNOUNCED_WITHIN_S", WAIT_S / 5)
     async with processes(database, feed_url) as (one, two), aclosing(await two.live.watch(Filter())) as updates:
         await submit(one, Create(task_id="T"))
         await submit(two, Create(task_id="U"))
