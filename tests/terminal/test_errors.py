@@ -64,7 +64,7 @@ def test_a_server_that_comes_back_within_the_patience_is_waited_for(server: Serv
     # Its address is gone with it, so it is named.
     shell = server.shell.with_(SPECTRAL_URL=server.url, SPECTRAL_KEY=server.key)
     with shell.type("create", "--patience", "60") as typed:
-        typed.until("gives no answer; trying for 60 s")
+        typed.until("cannot be reached: All connection attempts failed; trying again for 60 s")
         server.start()
         code, text = typed.ended()
     assert code == 0
