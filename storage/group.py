@@ -271,7 +271,7 @@ async def write_decided(connection: Connection, decided: Decided) -> Written:
     if len(rows) == 1:
         found = await connection.run(_REPORT_ONE_IF_SEEN.statement(moved), *rows[0].values())
     else:
-        found = await connection.run(_REPORT_IF_SEEN.statement(moved), _json(rows))
+        found = await connection.run(_REPORT_IF_SEEN.statement(moved), orjson.dumps(rows).decode())
     return dict(found)
 
 
@@ -538,8 +538,7 @@ async def _store(connection: Connection, rows: dict[str, _Row], links: Links, re
             await connection.run(_INSERT_EVENTS.plain, *arrays)
         elif changed:
             statement = _REPORT.statement(bool(counts))
-            sent = _json_of(_CHANGING, map(_changing, changed)), _events_as_json(events, keys)
-            await connection.run(statement, *sent, *counts)
+            await connection.run(statement, *_changing(tuple(zip(*changed, strict=True))), *arrays, *counts)
         else:
             await connection.run(_INSERT_EVENTS.statement(bool(counts)), *arrays, *counts)
     messages = await store_links(connection, links)
@@ -572,19 +571,15 @@ async def _report_with_plans(
     counts: Sequence[int],
 ) -> None:
     """Write changed tasks with their plans, and the events."""
-    rows = ((*_changing(task), *_plan_values(task.plan, _PLAN_CHANGING)) for task in changed)
+    values = list(zip(*((*_changing(task), *_plan_values(task.plan, _PLAN_CHANGING)) for task in changed), strict=True))
+    # A heartbeat has no event.
+    added = [*zip(*events, strict=True), *zip(*keys, strict=True)] if events else [()] * len(_EVENT)
     if connection.distributed:
-        await connection.run(_UPDATE_WITH_PLANS_IN_SHARDS, *zip(*rows, strict=True))
-        # A heartbeat has no event.
+        await connection.run(_UPDATE_WITH_PLANS_IN_SHARDS, *values)
         if events:
-            await connection.run(_INSERT_EVENTS.plain, *zip(*events, strict=True), *zip(*keys, strict=True))
+            await connection.run(_INSERT_EVENTS.plain, *added)
     else:
-        sent = _json_of(_WITH_PLANS, rows), _events_as_json(events, keys)
-        await connection.run(_REPORT_WITH_PLANS.statement(bool(counts)), *sent, *counts)
-
-
-def _events_as_json(events: Iterable[Event], keys: Iterable[_Key]) -> str:
-    return _json_of(_EVENT, ((*event, *key) for event, key in zip(events, keys, strict=True)))
+        await connection.run(_REPORT_WITH_PLANS.statement(bool(counts)), *values, *added, *counts)
 
 
 async def _insert(connection: Connection, born: Sequence[Task], statements: "_Insertion") -> list[Any]:
@@ -647,46 +642,38 @@ def _sent(prefix: str, columns: Sequence[Column[Any]], *, many: bool) -> FromCla
         # Without the column's collation: an array's type has none to name.
         return Text() if isinstance(of.type, JSONB | Text | ARRAY) else of.type
 
-    items: Any
+    items: list[ColumnElement[Any]]
     if many:
         arrays = (bindparam(f"{prefix}_{one.name}", type_=ARRAY(kind(one))) for one in columns)
         rows = func.unnest(*arrays).table_valued(*(column(one.name, kind(one)) for one in columns), name="sent")
-        items = rows.render_derived().c
+        rows = rows.render_derived()
+        items = [rows.c[one.name] for one in columns]
     else:
-        items = {one.name: cast(bindparam(f"{prefix}_{one.name}", type_=kind(one)), kind(one)) for one in columns}
-    return _as_sent(prefix, columns, items)
+        items = [cast(bindparam(f"{prefix}_{one.name}", type_=kind(one)), kind(one)) for one in columns]
+    return select(
+        *(
+            (cast(item, _as_kept(one)) if isinstance(one.type, JSONB | ARRAY) else item).label(one.name)
+            for one, item in zip(columns, items, strict=True)
+        )
+    ).subquery(prefix)
 
 
-def _sent_as_json(name: str, columns: Sequence[Column[Any]]) -> FromClause:
+def _sent_as_json(columns: Sequence[Column[Any]]) -> FromClause:
     """Rows made from one parameter, a JSON array of objects; what is missing in one of them is NULL.
 
     For the driver that is a third of the work, and less, that arrays are, which it looks through value by value.
     """
-    kinds = {one.name: Text() if isinstance(one.type, JSONB | Text | ARRAY) else one.type for one in columns}
-    rows = func.json_to_recordset(bindparam(name, type_=JSON)).table_valued(
-        *(column(name, kind) for name, kind in kinds.items()), name="sent"
+    kinds = {one.name: Text() if isinstance(one.type, JSONB | Text) else one.type for one in columns}
+    rows = func.json_to_recordset(bindparam("rows", type_=JSON)).table_valued(
+        *(column(name, kind) for name, kind in kinds.items()), name="row"
     )
-    return _as_sent(name, columns, rows.render_derived(with_types=True).c)
-
-
-def _json_of(names: Iterable[str], rows: Iterable[Sequence[Any]]) -> str:
-    return _json([dict(zip(names, row, strict=True)) for row in rows])
-
-
-def _json(rows: Sequence[Mapping[str, Any]]) -> str:
-    # Of what is sent, JSON knows no bytes; so PostgreSQL reads them.
-    return orjson.dumps(rows, default=lambda value: "\\x" + value.hex()).decode()
-
-
-def _as_sent(name: str, columns: Sequence[Column[Any]], items: Any) -> FromClause:
+    rows = rows.render_derived(with_types=True)
     return select(
         *(
-            (cast(items[one.name], _as_kept(one)) if isinstance(one.type, JSONB | ARRAY) else items[one.name]).label(
-                one.name
-            )
+            (cast(rows.c[one.name], JSONB) if isinstance(one.type, JSONB) else rows.c[one.name]).label(one.name)
             for one in columns
         )
-    ).subquery(name)
+    ).subquery("rows")
 
 
 def _as_kept(column: Column[Any]) -> TypeEngine[Any]:
@@ -728,6 +715,10 @@ def _insertion(finish: Callable[[Any], Any]) -> _Insertion:
     return _Insertion(statement(plain), statement([*plain, *plan_columns]))
 
 
+def _sent_events(*, many: bool) -> FromClause:
+    return _sent("event", [task_events.c[name] for name in _EVENT], many=many)
+
+
 def _insert_events(sent: FromClause, of: Any = None) -> Any:
     # As it will be read: PostgreSQL writes 1e308 out in full.
     of_metadata = func.coalesce(func.octet_length(cast(sent.c.metadata, Text)), literal_column("0"))
@@ -740,15 +731,11 @@ def _insert_events(sent: FromClause, of: Any = None) -> Any:
 
 def _report(names: Sequence[str], *, many: bool) -> Any:
     """Update these columns of tasks, and insert the events, in one statement."""
-    changing, added = [tasks.c[name] for name in names], [task_events.c[name] for name in _EVENT]
-    if many:
-        sent, events = _sent_as_json("task_rows", changing), _sent_as_json("event_rows", added)
-    else:
-        sent, events = _sent("task", changing, many=False), _sent("event", added, many=False)
+    sent = _sent("task", [tasks.c[name] for name in names], many=many)
     # Not simply equal: that could be had by joining all tasks, and would be when they were few at the time of planning.
     same = tasks.c.task_id == any_(array([sent.c.task_id]))
     changed = update(tasks).where(same).values({name: sent.c[name] for name in names[1:]})
-    return _insert_events(events).add_cte(changed.cte("changed"))
+    return _insert_events(_sent_events(many=many)).add_cte(changed.cte("changed"))
 
 
 def _update_in_shards(names: Sequence[str]) -> Any:
@@ -784,7 +771,8 @@ def _report_if_seen_statement(*, many: bool, moved: bool) -> str:
         *(Column(f"left_{name}", tasks.c[name].type) for name in left[1:]),
         *([Column("seen_status", tasks.c.status.type)] if moved else ()),
     ]
-    sent = select(_sent_as_json("rows", columns) if many else _sent("sent", columns, many=False)).cte("sent")
+    sent = _sent_as_json(columns) if many else _sent("sent", columns, many=False)
+    sent = select(sent).cte("sent")
     values = {name: sent.c[f"left_{name}"] for name in left} | {"seq": sent.c.seq, "updated_at": sent.c.timestamp}
     # The time of birth is compared in a way that no index of the list could serve.
     conditions = [
@@ -862,15 +850,15 @@ _USED_KEYS: Final = compiled(
 )
 _INSERT: Final = _insertion(lambda insertion: insertion)
 _INSERT_NEW: Final = _insertion(lambda insertion: insertion.on_conflict_do_nothing().returning(tasks.c.task_id))
-_REPORT: Final = _with_counts(_report(_CHANGING, many=True), "task_rows", "event_rows")
+_REPORT: Final = _with_counts(_report(_CHANGING, many=True), *_names("task", _CHANGING), *_names("event", _EVENT))
 _REPORT_ONE: Final = _with_counts(_report(_CHANGING, many=False), *_names("task", _CHANGING), *_names("event", _EVENT))
 _WITH_PLANS: Final = (*_CHANGING, *_PLAN_CHANGING)
-_REPORT_WITH_PLANS: Final = _with_counts(_report(_WITH_PLANS, many=True), "task_rows", "event_rows")
+_REPORT_WITH_PLANS: Final = _with_counts(
+    _report(_WITH_PLANS, many=True), *_names("task", _WITH_PLANS), *_names("event", _EVENT)
+)
 _REPORT_IF_SEEN: Final = _report_if_seen(many=True)
 _REPORT_ONE_IF_SEEN: Final = _report_if_seen(many=False)
-_INSERT_EVENTS: Final = _with_counts(
-    _insert_events(_sent("event", [task_events.c[name] for name in _EVENT], many=True)), *_names("event", _EVENT)
-)
+_INSERT_EVENTS: Final = _with_counts(_insert_events(_sent_events(many=True)), *_names("event", _EVENT))
 _DELETE_EVENTS: Final = compiled(
     delete(task_events).where(task_events.c.task_id == any_(array([_gone.c.task_id]))), "task_ids"
 )
