@@ -122,7 +122,7 @@ export async function says_that_a_socket_does_not_take_the_credential(stage) {
   await open(page);
   await page.getByRole("tab", { name: "Watch" }).click();
   await page.getByRole("button", { name: EXECUTE }).click();
-  await answered(page, /4403/);
+  await answered(page, /closed.with.4403/);
 }
 
 /** @param {Stage} stage */
