@@ -223,13 +223,15 @@ await test("the first who listens begins, the last who goes pauses", async () =>
 
 await test("a socket that stays for a while is there for who comes next", async () => {
   await using server = await ScriptedServer.start();
-  const client = connect({ url: server.url, webSocketImpl: WebSocket, closeAfterMs: 60_000 });
-  const leave = followTask(client, "T").listen(() => undefined);
+  const client = connect({ url: server.url, webSocketImpl: WebSocket, closeAfterMs: 1_000 });
+  const leaveFirst = followTask(client, "T").listen(() => undefined);
   await server.subscribed();
-  leave();
-  followTask(client, "U").listen(() => undefined);
+  leaveFirst();
+  const leaveSecond = followTask(client, "U").listen(() => undefined);
   await server.subscribed();
   assert.equal(server.greetings.length, 1);
+  // Or it would come back for ever.
+  leaveSecond();
   client.terminate();
 });
 
