@@ -52,9 +52,7 @@ async function* watch(asked: Asked, headers: Record<string, string>): AsyncGener
     yield* client.iterate({ query, operationName, variables: variables as Record<string, unknown> });
   } catch (error) {
     if (!(error instanceof CloseEvent)) throw error;
-    throw new Error(`The socket was closed with ${error.code}: ${error.reason || "no reason was given"}.`, {
-      cause: error,
-    });
+    yield { errors: [{ message: `The socket was closed with ${error.code}: ${error.reason || "no reason was given"}.` }] };
   } finally {
     void client.dispose();
   }

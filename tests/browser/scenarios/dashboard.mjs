@@ -191,27 +191,27 @@ export async function a_restart_leaves_no_gap_and_no_duplicate(stage) {
 export async function what_changes_before_the_subscription_has_begun_is_read(stage) {
   const { page, graphql } = stage;
   await createTask(stage, "T-1");
-  // A slow way to the server: what is subscribed to does not arrive yet.
-  /** @type {(() => void)[]} */
-  const held = [];
-  let holds = true;
-  const both = new Promise((done) => {
-    void page.routeWebSocket(/graphql/, (socket) => {
-      const server = socket.connectToServer();
-      socket.onMessage((message) => {
-        if (!holds || JSON.parse(String(message)).type !== "subscribe") return server.send(message);
-        // The subscription, and the page that is asked for behind it.
-        if (held.push(() => server.send(message)) === 2) done(null);
-      });
-    });
+  // A slow way to the server: what is subscribed to has not arrived yet.
+  await page.addInitScript(() => {
+    const { send } = WebSocket.prototype;
+    /** @type {any} */
+    const slow = { held: [], holds: true };
+    WebSocket.prototype.send = function (message) {
+      if (!slow.holds || JSON.parse(String(message)).type !== "subscribe") send.call(this, message);
+      else slow.held.push(() => send.call(this, message));
+    };
+    Object.assign(window, { slow });
   });
   await open(stage);
-  await both;
-  await row(page, "T-1").getByText("Pending").waitFor();
+  // The subscription, and the page that is asked for behind it.
+  await page.waitForFunction(() => /** @type {any} */ (window).slow.held.length === 2);
   await liveMark(page, "Behind");
   await graphql('mutation { updateProgress(taskId: "T-1", progress: 42) { id } }');
-  holds = false;
-  held.forEach((send) => send());
+  await page.evaluate(() => {
+    const { slow } = /** @type {any} */ (window);
+    slow.holds = false;
+    slow.held.forEach((/** @type {() => void} */ sends) => sends());
+  });
   await row(page, "T-1").getByText("42%", { exact: true }).waitFor();
   await liveMark(page, "Live");
 }

@@ -116,16 +116,6 @@ export async function takes_the_credential_of_the_dashboard(stage) {
 }
 
 /** @param {Stage} stage */
-export async function says_that_a_socket_does_not_take_the_credential(stage) {
-  const { page } = stage;
-  await page.addInitScript(() => sessionStorage.setItem("spectral.credential", "spn_wrong"));
-  await open(page);
-  await page.getByRole("tab", { name: "Watch" }).click();
-  await page.getByRole("button", { name: EXECUTE }).click();
-  await answered(page, /4403/);
-}
-
-/** @param {Stage} stage */
 export async function has_the_colours_that_were_chosen_and_a_way_back(stage) {
   const { page } = stage;
   await page.emulateMedia({ colorScheme: "light" });

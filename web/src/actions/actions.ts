@@ -3,6 +3,8 @@ import type { Api } from "../api/client";
 import { CANCEL, CREATE, DELETE, type TaskOptionsInput } from "../api/documents";
 import { type Problem, problemOf } from "../api/errors";
 
+const UNREACHED = "The server cannot be reached, so nobody knows whether it was done. Try again.";
+
 /** What a test task begins with. */
 export interface NewTask {
   taskId: string;
@@ -31,5 +33,7 @@ async function run<Data, Variables extends AnyVariables>(
   variables: Variables,
 ): Promise<Problem | null> {
   const { error } = await api.query.mutation(document, variables).toPromise();
-  return error ? problemOf(error) : null;
+  const problem = error ? problemOf(error) : null;
+  // Nobody repeats it but whoever asked for it.
+  return problem?.kind === "unreachable" ? { ...problem, message: UNREACHED } : problem;
 }
