@@ -1,6 +1,6 @@
 // How the explorer asks: queries and mutations by POST, subscriptions by a socket that speaks graphql-transport-ws. The
 // headers of the tab go with both; a socket takes them in its greeting, because a browser lets a page set no others.
-import { getOperationAST, OperationTypeNode, type DocumentNode } from "graphql";
+import { Kind, OperationTypeNode, parse, type OperationDefinitionNode } from "graphql";
 import { createClient } from "graphql-ws";
 import { withoutBlankCredential } from "./credential";
 
@@ -14,7 +14,6 @@ export interface Asked {
 /** What it knows beside. */
 export interface Known {
   headers?: Record<string, unknown> | undefined;
-  documentAST?: DocumentNode | undefined;
 }
 
 const PATH = "/graphql";
@@ -23,8 +22,28 @@ const FORBIDDEN = 4403;
 /** The answer to a query or a mutation, or the answers to a subscription for as long as they are wanted. */
 export function ask(asked: Asked, known: Known = {}) {
   const headers = withoutBlankCredential(known.headers ?? {});
-  const operation = known.documentAST && getOperationAST(known.documentAST, asked.operationName ?? null);
-  return operation?.operation === OperationTypeNode.SUBSCRIPTION ? watch(asked, headers) : post(asked, headers);
+  const operation = meant(asked);
+  const named = { ...asked, operationName: operation?.name?.value };
+  return operation?.operation === OperationTypeNode.SUBSCRIPTION ? watch(named, headers) : post(named, headers);
+}
+
+/**
+ * The operation that is asked for: the only one there is, or the one of that name. For a moment after another tab is
+ * chosen, what GraphiQL knows of the document, and the name that it asks for, are still of the tab before.
+ */
+function meant({ query, operationName }: Asked): OperationDefinitionNode | undefined {
+  const operations = operationsOf(query);
+  if (operations.length === 1) return operations[0];
+  return operations.find(({ name }) => name && name.value === operationName);
+}
+
+function operationsOf(query: string): OperationDefinitionNode[] {
+  try {
+    return parse(query).definitions.filter((definition) => definition.kind === Kind.OPERATION_DEFINITION);
+  } catch {
+    // The server says what is wrong with it.
+    return [];
+  }
 }
 
 async function post(asked: Asked, headers: Record<string, string>): Promise<unknown> {

@@ -196,7 +196,7 @@ export async function what_changes_before_the_subscription_has_begun_is_read(sta
     const { send } = WebSocket.prototype;
     /** @type {any} */
     const slow = { held: [], holds: true };
-    WebSocket.prototype.send = function (message) {
+    WebSocket.prototype.send = function (/** @type {any} */ message) {
       if (!slow.holds || JSON.parse(String(message)).type !== "subscribe") send.call(this, message);
       else slow.held.push(() => send.call(this, message));
     };
@@ -205,6 +205,7 @@ export async function what_changes_before_the_subscription_has_begun_is_read(sta
   await open(stage);
   // The subscription, and the page that is asked for behind it.
   await page.waitForFunction(() => /** @type {any} */ (window).slow.held.length === 2);
+  await row(page, "T-1").getByText("Pending").waitFor();
   await liveMark(page, "Behind");
   await graphql('mutation { updateProgress(taskId: "T-1", progress: 42) { id } }');
   await page.evaluate(() => {

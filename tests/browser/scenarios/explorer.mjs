@@ -31,6 +31,16 @@ async function send(page, headers) {
   await page.keyboard.press("ControlOrMeta+V");
 }
 
+/**
+ * Run one of the several operations of a tab.
+ * @param {import("playwright-core").Page} page @param {string} name
+ */
+async function choose(page, name) {
+  // The button has a menu when the editor has read what it shows.
+  await page.getByRole("button", { name: EXECUTE, expanded: false }).click();
+  await page.getByRole("menuitem", { name }).click();
+}
+
 /** @param {Stage} stage */
 export async function runs_a_query(stage) {
   const { page, graphql } = stage;
@@ -46,8 +56,7 @@ export async function creates_and_reports_with_the_credential_in_its_headers(sta
   const { page, given, graphql } = stage;
   await open(page);
   await page.getByRole("tab", { name: "Create" }).click();
-  await page.getByRole("button", { name: EXECUTE }).click();
-  await page.getByRole("menuitem", { name: "Create" }).click();
+  await choose(page, "Create");
   await answered(page, /UNAUTHENTICATED/);
 
   await send(page, { Authorization: `Bearer ${given.key}` });
@@ -56,8 +65,7 @@ export async function creates_and_reports_with_the_credential_in_its_headers(sta
     ["Report", "IN_PROGRESS"],
     ["Complete", "SUCCESS"],
   ])) {
-    await page.getByRole("button", { name: EXECUTE }).click();
-    await page.getByRole("menuitem", { name }).click();
+    await choose(page, name);
     await answered(page, new RegExp(`"${status}"`));
   }
   assert.equal((await graphql('{ task(taskId: "example") { status } }')).task.status, "SUCCESS");
@@ -113,6 +121,34 @@ export async function takes_the_credential_of_the_dashboard(stage) {
   await open(page);
   await page.getByRole("button", { name: EXECUTE }).click();
   await answered(page, /"ADMIN"/);
+}
+
+/** @param {Stage} stage */
+export async function says_that_a_socket_does_not_take_the_credential(stage) {
+  const { page } = stage;
+  await page.addInitScript(() => sessionStorage.setItem("spectral.credential", "spn_wrong"));
+  await open(page);
+  await page.getByRole("tab", { name: "Watch" }).click();
+  await page.getByRole("button", { name: EXECUTE }).click();
+  await answered(page, /closed.with.4403/);
+}
+
+/** @param {Stage} stage */
+export async function runs_what_a_tab_shows_as_soon_as_it_is_chosen(stage) {
+  const { page, graphql } = stage;
+  await graphql('mutation { create(taskId: "example") { id } }');
+  await open(page);
+  // Faster than the editor reads what it shows.
+  await page.evaluate(() => {
+    const press = (/** @type {string} */ selector, /** @type {RegExp} */ name) =>
+      [.../** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll(selector))]
+        .find((button) => name.test(button.getAttribute("aria-label") ?? button.textContent ?? ""))
+        ?.click();
+    press("[role=tab] button", /^Watch$/);
+    press("button", /execute query/i);
+  });
+  await page.getByRole("button", { name: /stop query/i }).waitFor();
+  await answered(page, /"SNAPSHOT"/);
 }
 
 /** @param {Stage} stage */

@@ -143,7 +143,11 @@ export class ListFeed {
     this.list.expect(true);
     this.#become({ reading: true });
     const { page, problem } = await ask({ first, after, filter: filterToInput(this.#filter) });
-    if (mine !== this.#reading) return null;
+    if (mine !== this.#reading) {
+      // A socket was faster than the first page: that is still something to see until the socket's own page is here.
+      if (page) this.list.begin(page);
+      return null;
+    }
     this.#become({ reading: false, problem: problem ?? null });
     if (page) return page;
     this.list.expect(false);

@@ -175,6 +175,25 @@ describe("a page that was asked for before what was told meanwhile", () => {
     expect(list.view().ids).toEqual(["a", "b", "c"]);
   });
 
+  test("is kept as the first, and leaves what was told meanwhile to the newer one behind it", () => {
+    const list = new TaskList(EVERYTHING);
+    list.expect(true);
+    list.push(update(A));
+    list.push(update(B, "DELETE"));
+    list.flush();
+    expect(list.view().loaded).toBe(false);
+    list.begin(page([B, C]));
+    expect(list.view()).toEqual({ ids: ["a", "c"], hasMore: false, loaded: true });
+    list.refresh(page([B, C]), null);
+    expect(list.view().ids).toEqual(["a", "c"]);
+  });
+
+  test("is too late when a newer one is there", () => {
+    const list = listOf([A]);
+    list.begin(page([A, B], true));
+    expect(list.view()).toEqual({ ids: ["a"], hasMore: false, loaded: true });
+  });
+
   test("has no say in the next", () => {
     const list = listOf([A, B]);
     list.expect(true);

@@ -13,7 +13,7 @@ export interface ListView {
   ids: readonly string[];
   /** Whether the server has older ones. */
   hasMore: boolean;
-  /** Whether anything was read yet. */
+  /** Whether a page was read yet; what is told before is not all there is. */
   loaded: boolean;
 }
 
@@ -98,9 +98,13 @@ export class TaskList {
 
   /** Adds a page at the end. */
   append(page: Page): void {
-    for (const { node, cursor } of page.edges) this.#put(node, cursor);
-    this.#arrange(page.pageInfo.hasNextPage);
-    this.#retell();
+    this.#add(page, page.pageInfo.hasNextPage);
+    this.#told = null;
+  }
+
+  /** Takes the first page of a list that waits for a newer one: something to see until that is here. */
+  begin(page: Page): void {
+    if (!this.#view.loaded) this.#add(page, page.pageInfo.hasNextPage);
   }
 
   /** Takes a page that was read anew, below a task or at the top: what it does not hold, though it should, is gone. */
@@ -111,9 +115,8 @@ export class TaskList {
       const covered = (!above || isBefore(above, task)) && (!last || isBefore(task, last));
       if (covered && !present.has(id) && !this.#waiting.has(id) && !this.#told?.has(id)) this.#rows.delete(id);
     }
-    for (const { node, cursor } of page.edges) this.#put(node, cursor);
-    this.#arrange(last && this.reachesBelow(last) ? this.#view.hasMore : last !== undefined);
-    this.#retell();
+    this.#add(page, last && this.reachesBelow(last) ? this.#view.hasMore : last !== undefined);
+    this.#told = null;
   }
 
   /** Whether there are rows below a task. */
@@ -140,7 +143,7 @@ export class TaskList {
       moved = this.#take(update) || moved;
     }
     this.#waiting.clear();
-    if (moved) this.#arrange(this.#view.hasMore);
+    if (moved) this.#arrange(this.#view.hasMore, this.#view.loaded);
     return batch;
   }
 
@@ -163,11 +166,12 @@ export class TaskList {
     return moved;
   }
 
-  /** Takes once more what was told while the page that is here now was on its way. */
-  #retell(): void {
+  /** Takes a page, and once more what was told while it was on its way. */
+  #add({ edges }: Page, hasMore: boolean): void {
+    for (const { node, cursor } of edges) this.#put(node, cursor);
+    this.#arrange(hasMore);
     let moved = false;
     for (const update of this.#told?.values() ?? []) moved = this.#take(update) || moved;
-    this.#told = null;
     if (moved) this.#arrange(this.#view.hasMore);
   }
 
@@ -189,14 +193,14 @@ export class TaskList {
     return !this.#view.hasMore || !last || isBefore(task, last);
   }
 
-  #arrange(hasMore: boolean): void {
+  #arrange(hasMore: boolean, loaded = true): void {
     const rows = [...this.#rows.values()].map((row) => row.task).sort((a, b) => (isBefore(a, b) ? -1 : 1));
     if (rows.length > ROWS_MAX) {
       for (const { id } of rows.splice(TRIM_TO)) this.#rows.delete(id);
       hasMore = true;
     }
     this.#order = rows.map((task) => task.id);
-    this.#view = { ids: this.#order, hasMore, loaded: true };
+    this.#view = { ids: this.#order, hasMore, loaded };
     for (const listener of this.#viewListeners) listener();
   }
 
