@@ -53,6 +53,8 @@ export async function screenshots(stage) {
 
     const explorer = await context.newPage();
     await explorer.goto("/graphql");
+    // The editor shows the tab that is chosen once it is there.
+    await explorer.getByRole("region", { name: "Operation Editor" }).getByRole("textbox").waitFor();
     await explorer.getByRole("tab", { name: "Watch" }).click();
     await explorer.getByRole("button", { name: /execute query/i }).click();
     await explorer.getByRole("button", { name: /stop query/i }).waitFor();
