@@ -587,6 +587,6 @@ async def test_what_is_due_is_done(distributed_database: str) -> None:
         await submit(storage, *(Create(task_id=task_id, options=kept) for task_id in IDS))
         await submit(storage, *(Complete(task_id=task_id) for task_id in IDS))
         timers = Timers(storage.pool, storage.writer)
-        assert await timers.look() == len(IDS)
+        assert await timers.remove() == len(IDS)
         await timers.close()
         assert await storage.reader.count() == 0
