@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import asyncpg
+import orjson
 from sqlalchemy import NullPool, event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -248,7 +249,9 @@ def sqlstate(error: BaseException) -> str:
 
 
 def is_unsendable(error: BaseException) -> bool:
-    """Whether the driver refused a value, which it calls a misuse of itself; nothing was sent."""
+    """Whether the driver refused a value, which it calls a misuse of itself, or it is no JSON; nothing was sent."""
+    if isinstance(error, orjson.JSONEncodeError):
+        return True
     return isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
 
 
