@@ -43,6 +43,8 @@ async def test_no_event_is_missed_or_seen_twice_while_the_server_is_killed_again
         await watching.until("event 1 Task created")
         for number in range(reports):
             if number in (40, 80):
+                # It is there again, so that it loses its connection twice.
+                await watching.until(f"event {number + 1} Progress updated to {number - 1}%")
                 await world.killed()
             await world.report("T-7", number % 100)
         await world.complete("T-7")

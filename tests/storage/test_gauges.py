@@ -85,6 +85,9 @@ async def test_what_another_process_commits_is_counted_from_the_time_of_its_even
         listener = _Listener()
         watch = here.watch("T")
         await watch.fetch()
+        while not watch.caught_up:
+            # That the task was created is told meanwhile.
+            await watch.fetch()
         watch.listen(listener)
         await submit(there, note())
         await listener.heard.wait()
