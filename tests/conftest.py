@@ -8,6 +8,7 @@ import asyncio
 import inspect
 import os
 import secrets
+import signal
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -27,6 +28,11 @@ from tests.postgres import execute, session
 
 # How long anything that a test waits for may take, on the slowest machine.
 TEST_TIMEOUT_S: Final = 60.0
+
+# A shell has what it runs in the background ignore interrupts, and so would every program that a test starts and
+# interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
